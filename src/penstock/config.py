@@ -1,0 +1,276 @@
+"""Every option, with its default, unit and limits, in one place.
+
+The command line, the Python API and the reference page read these classes; nothing else states a default. A config is
+data: it decides nothing and starts nothing.
+
+`RunConfig` is made of four smaller ones, each of which is all that one room needs to know::
+
+    ImageConfig   what an image is turned into          (image/, inside the workers)
+    FetchConfig   how bytes are brought here            (fetch/)
+    FlowConfig    how wide, how much memory             (flow, crew, engines)
+    OutputConfig  what lies in the folder at the end    (sink/, ledger, run)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import math
+import os
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin
+
+from penstock.errors import ConfigError
+
+__all__ = [
+    "FetchConfig",
+    "FlowConfig",
+    "ImageConfig",
+    "OutputConfig",
+    "RunConfig",
+    "parse_names",
+    "parse_number",
+    "parse_size",
+]
+
+T = TypeVar("T")
+C = TypeVar("C", bound="_Config")
+
+Resize = Literal["crop", "fit", "stretch", "pad", "none"]
+Encode = Literal["jpg", "png", "webp"]
+Format = Literal["webdataset", "parquet", "files", "arrays"]
+Strategy = Literal["auto", "threads", "processes", "hybrid", "asyncio"]
+Engine = Literal["local"]
+
+_UNITS = {
+    "": 1,
+    "B": 1,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "KIB": 2**10,
+    "MIB": 2**20,
+    "GIB": 2**30,
+}
+_COUNTS = {"": 1, "P": 1, "KP": 10**3, "MP": 10**6, "GP": 10**9}
+
+
+def _parse_unit(text: str | int | float, units: Mapping[str, int], example: str) -> int:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(text))
+    factor = units.get(match[2].upper()) if match else None
+    if match is None or factor is None:
+        raise ValueError(f"expected a number with a unit, such as {example}")
+    return int(float(match[1]) * factor)
+
+
+def parse_size(text: str | int | float) -> int:
+    """Bytes from ``32MiB``, ``1.5GB`` or a plain number.
+
+    >>> parse_size("32MiB"), parse_size(1000)
+    (33554432, 1000)
+    """
+    return _parse_unit(text, _UNITS, "32MiB")
+
+
+def parse_number(text: str | int | float) -> int:
+    """Pixels from ``64MP`` (10⁶) or a plain number.
+
+    >>> parse_number("64MP")
+    64000000
+    """
+    return _parse_unit(text, _COUNTS, "64MP")
+
+
+def parse_names(value: str | typing.Iterable[str]) -> tuple[str, ...]:
+    """Names from ``a,b`` or from any iterable of strings.
+
+    >>> parse_names("a, b"), parse_names(["a,b"])
+    (('a', 'b'), ('a,b',))
+    """
+    parts = value.split(",") if isinstance(value, str) else list(value)
+    return tuple(part.strip() if isinstance(value, str) else part for part in parts if part.strip())
+
+
+def parse_networks(value: str | typing.Iterable[str]) -> tuple[str, ...]:
+    """Networks in canonical form from ``127.0.0.0/8,::1`` or from an iterable of strings.
+
+    >>> parse_networks("127.0.0.1/8")
+    ('127.0.0.0/8',)
+    """
+    return tuple(str(ipaddress.ip_network(name, strict=False)) for name in parse_names(value))
+
+
+def option(
+    default: T,
+    help: str,
+    *,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    parse: Callable[[Any], Any] | None = None,
+    metavar: str | None = None,
+) -> T:
+    """A config field: its default, one line of help, its limits, and how text becomes its value."""
+    metadata = {"help": help, "at_least": at_least, "at_most": at_most, "parse": parse, "metavar": metavar}
+    return cast(T, dataclasses.field(default=default, metadata=metadata))
+
+
+def flag_of(name: str) -> str:
+    """The command line's spelling of a field.
+
+    >>> flag_of("max_bytes")
+    '--max-bytes'
+    """
+    return "--" + name.replace("_", "-")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Config:
+    """Checks and coerces every field by its annotation and its `option`."""
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for spec in dataclasses.fields(self):
+            object.__setattr__(self, spec.name, _checked(spec, hints[spec.name], getattr(self, spec.name)))
+
+    def part(self, kind: type[C]) -> C:
+        """The smaller config of class `kind` that this one contains."""
+        return kind(**{spec.name: getattr(self, spec.name) for spec in dataclasses.fields(kind)})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every field by name; values are JSON types."""
+        return {spec.name: _jsonable(getattr(self, spec.name)) for spec in dataclasses.fields(self)}
+
+
+def _jsonable(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _checked(spec: dataclasses.Field[Any], hint: Any, value: Any) -> Any:
+    """`value` as the type of its field, or a ConfigError that names the field, the value and what is allowed."""
+    shown = f"{flag_of(spec.name)} {value!r}"
+    kinds = get_args(hint) if get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+    if value is None and type(None) in kinds:
+        return None
+    kind = kinds[0]
+    if spec.metadata["parse"] is not None:
+        try:
+            value = spec.metadata["parse"](value)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ConfigError(f"{shown}: {error}") from None
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            raise ConfigError(f"{shown}: expected one of {', '.join(get_args(kind))}")
+    elif kind in (int, float):
+        value = _checked_number(spec, kind, value, shown)
+    elif kind in (bool, str) and not isinstance(value, kind):
+        raise ConfigError(f"{shown}: expected {'true or false' if kind is bool else 'text'}")
+    return value
+
+
+def _checked_number(spec: dataclasses.Field[Any], kind: type, value: Any, shown: str) -> int | float:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or (kind is int and value != int(value)):
+        raise ConfigError(f"{shown}: expected {'a whole number' if kind is int else 'a number'}")
+    low, high = spec.metadata["at_least"], spec.metadata["at_most"]
+    if (low is not None and not value >= low) or (high is not None and not value <= high):
+        allowed = f"from {low} to {high}" if high is not None else f"of at least {low}"
+        raise ConfigError(f"{shown}: expected a number {allowed}")
+    return cast("int | float", kind(value))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageConfig(_Config):
+    """What an image is turned into."""
+
+    size: int = option(256, "side of the output square, in pixels", at_least=1, at_most=16384)
+    resize: Resize = option(
+        "crop",
+        "crop: fill the square and cut the overhang; fit: longest side = size; stretch: ignore the aspect; "
+        "pad: fit, then white borders; none: keep the size",
+    )
+    encode: Encode = option("jpg", "how images are stored (by every format but arrays)")
+    quality: int = option(95, "of jpg and webp", at_least=1, at_most=100)
+    exact: bool = option(False, "decode at full size and resize as Pillow does, bit for bit; slower")
+    max_pixels: int = option(
+        64_000_000, "refuse larger images before they are decoded", at_least=1, parse=parse_number, metavar="PIXELS"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchConfig(_Config):
+    """How bytes are brought here."""
+
+    connections: int = option(256, "requests in flight at most, over all hosts", at_least=1, at_most=65536)
+    per_host: int = option(8, "requests in flight at most to one host", at_least=1, at_most=65536)
+    timeout: float = option(30.0, "seconds for one attempt, from connecting to the last byte", at_least=0.05)
+    connect_timeout: float = option(10.0, "seconds for name, connection and TLS together", at_least=0.05)
+    retries: int = option(2, "further attempts, where the reason makes them worth it", at_least=0, at_most=100)
+    max_bytes: int = option(2**25, "refuse larger downloads", at_least=1, parse=parse_size, metavar="SIZE")
+    allow_network: tuple[str, ...] = option(
+        (),
+        "networks outside the public internet that may be fetched from, such as 127.0.0.0/8",
+        parse=parse_networks,
+        metavar="CIDR",
+    )
+    proxy: str | None = option(
+        None, "send every request through this HTTP proxy; the address guard then covers the proxy only", metavar="URL"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowConfig(_Config):
+    """How wide, and how much memory."""
+
+    strategy: Strategy = option(
+        "auto", "which kind of concurrency downloads and which one decodes; auto picks for this machine"
+    )
+    workers: int | None = option(None, "decoders; default: one for each core", at_least=1, at_most=4096)
+    lanes: int | None = option(None, "pipelines side by side, each its own process; default: as needed", at_least=1)
+    memory: int = option(
+        2**30, "bound on what waits between the stages", at_least=2**24, parse=parse_size, metavar="SIZE"
+    )
+    decode_timeout: float = option(60.0, "seconds of work for one image in a worker process", at_least=0.05)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputConfig(_Config):
+    """What lies in the folder at the end."""
+
+    format: Format = option("webdataset", "webdataset: tar shards; parquet; files: a folder a shard; arrays: .npy shards")
+    shard_size: int = option(10_000, "rows of input for each shard", at_least=1, at_most=10_000_000)
+    url_column: str = option("url", "column that holds the image's URL", metavar="NAME")
+    caption_column: str | None = option(None, "column that holds a text to store beside the image", metavar="NAME")
+    keep_columns: tuple[str, ...] = option(
+        (), "further columns to store beside the image, separated by commas", parse=parse_names, metavar="A,B"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(OutputConfig, FlowConfig, FetchConfig, ImageConfig):
+    """All the options of `penstock.run` and ``penstock run``."""
+
+    overwrite: bool = option(False, "delete what an earlier run left in the folder, and start anew")
+    retry_failed: bool = option(False, "of a finished run, fetch again the failed rows that are worth it")
+    min_success: float = option(0.0, "exit with 3 if a smaller share of the rows was written", at_least=0, at_most=1)
+    engine: Engine = option("local", "where the work is done")
+
+    def __post_init__(self) -> None:
+        """Check what a single field cannot."""
+        super().__post_init__()
+        if self.format == "arrays" and self.resize in ("fit", "none"):
+            raise ConfigError(
+                f"--resize {self.resize!r}: arrays need one shape for all images; expected one of crop, stretch, pad"
+            )
+        if self.overwrite and self.retry_failed:
+            raise ConfigError("--retry-failed goes on with the run that --overwrite would delete; give one of them")
+
+
+def available_cores() -> int:
+    """Cores that this process may use: its affinity, where the system tells it."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,88 @@
+"""The seam between the flow and whoever does the CPU work.
+
+One protocol, three crews (inline, threads, processes), one behaviour: what is submitted is delivered exactly once,
+in whatever order it is finished; no exception of the work, and (where there is a process to lose) no crash and no
+endless loop in it, costs more than its own row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from penstock.errors import ItemError
+from penstock.records import Failure, Fetched, Reason, Result, Row
+
+__all__ = ["Crew", "CrewStatistics", "Deliver", "Work", "attempt"]
+
+Deliver = Callable[[Row, Result], None]
+"""Takes a finished row. Called from the crew's own threads, so it must be quick and thread-safe."""
+
+
+class Work(Protocol):
+    """What a worker does with one row: a picklable callable from bytes to a result.
+
+    It reports a failure of the row by `ItemError`. Any other exception is a fault of the work itself and becomes
+    `Reason.TRANSFORM_ERROR`.
+    """
+
+    def __call__(self, row: Row, fetched: tuple[Fetched, ...]) -> Result:
+        """The result for one row."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CrewStatistics:
+    """What a crew did, as far as it knows while it runs."""
+
+    busy_seconds: float = 0.0
+    """Time that workers spent working, summed over all of them. Near ``workers × wall``: the CPU is the bottleneck."""
+    crashes: int = 0
+    """Workers that died at work."""
+    timeouts: int = 0
+    """Workers that were killed for exceeding the deadline."""
+    pids: tuple[int, ...] = ()
+    """Processes alive now; empty for threads."""
+
+
+class Crew(Protocol):
+    """Workers that turn submitted rows into delivered results."""
+
+    width: int
+    """Workers that run at the same time."""
+
+    def start(self, deliver: Deliver) -> None:
+        """Start the workers; every result goes to `deliver`. Called once."""
+        ...
+
+    def submit(self, row: Row, fetched: tuple[Fetched, ...]) -> None:
+        """Hand over one row; never blocks (`inline` works it off here and now). The flow bounds how many are inside."""
+        ...
+
+    def statistics(self) -> CrewStatistics:
+        """What was done so far."""
+        ...
+
+    def close(self) -> None:
+        """Stop at once and leave nothing behind: no thread, process, descriptor or shared memory.
+
+        What was submitted and not delivered is dropped. May be called twice.
+        """
+        ...
+
+
+def attempt(work: Work, row: Row, fetched: tuple[Fetched, ...]) -> Result:
+    """Run `work` so that it cannot raise: every exception becomes a failure of the row.
+
+    KeyboardInterrupt and SystemExit pass: they are addressed to the process, not to the row.
+    """
+    try:
+        return work(row, fetched)
+    except ItemError as error:
+        value = error.failure()
+    except MemoryError as error:
+        value = Failure(Reason.DECODE_MEMORY, str(error))
+    except Exception as error:
+        value = Failure(Reason.TRANSFORM_ERROR, f"{type(error).__name__}: {error}")
+    return Result.of(value, fetched)

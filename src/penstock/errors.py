@@ -1,0 +1,92 @@
+"""What a caller can catch.
+
+A row that fails is never an exception: it is an `Outcome` with a `Reason`. These are for a run that cannot start
+or cannot go on::
+
+    PenstockError                     every error below; `exit_code` is what the command line returns
+    ├── ConfigError (ValueError)   2  an option has a value that cannot be used
+    ├── SourceError                2  the list cannot be read: missing file or column, damaged, empty
+    ├── MissingExtraError          2  an optional package is needed; the message has the pip line
+    ├── OutputRefusedError         4  the folder holds another run, or another process works in it
+    ├── OutputError                5  the output cannot be written: no room, read-only, I/O error
+    ├── WorkerError                1  the workers cannot be started or die at once
+    └── AccountError               1  the account does not close: a bug in Penstock, please report it
+
+`ItemError` is the exception by which code that works on a single row reports a failure of that row; it never
+leaves Penstock.
+"""
+
+from __future__ import annotations
+
+from penstock.records import Failure, Reason
+
+__all__ = [
+    "AccountError",
+    "ConfigError",
+    "ItemError",
+    "MissingExtraError",
+    "OutputError",
+    "OutputRefusedError",
+    "PenstockError",
+    "SourceError",
+    "WorkerError",
+]
+
+
+class PenstockError(Exception):
+    """Base of everything that Penstock raises at its callers."""
+
+    exit_code = 1
+
+
+class ConfigError(PenstockError, ValueError):
+    """An option has a value that cannot be used; the message names the option and what is allowed."""
+
+    exit_code = 2
+
+
+class SourceError(PenstockError):
+    """The list cannot be read; the message names the file."""
+
+    exit_code = 2
+
+
+class MissingExtraError(PenstockError, ImportError):
+    """An optional package is needed; the message has the pip line."""
+
+    exit_code = 2
+
+
+class OutputRefusedError(PenstockError):
+    """The output folder belongs to something else."""
+
+    exit_code = 4
+
+
+class OutputError(PenstockError):
+    """The output cannot be written."""
+
+    exit_code = 5
+
+
+class WorkerError(PenstockError):
+    """The workers cannot be started, or die as soon as they start."""
+
+
+class AccountError(PenstockError):
+    """Rows were lost or counted twice: a bug in Penstock."""
+
+
+class ItemError(Exception):
+    """A failure of one row, on its way to becoming a `Failure`."""
+
+    def __init__(self, reason: Reason, detail: str = "", *, http_status: int | None = None, size: int = 0) -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+        self.http_status = http_status
+        self.size = size
+
+    def failure(self, attempts: int = 0) -> Failure:
+        """The failure that this exception stands for."""
+        return Failure(self.reason, self.detail, self.http_status, attempts, self.size)

@@ -1,0 +1,296 @@
+"""What travels: the values that pass between the rooms of Penstock.
+
+A row of the source becomes a `Row`; the fetch turns its requests into `Fetched` or `Failure`; the crew turns
+those into a `Result`; and each row ends as exactly one `Outcome`:
+
+    Row ──fetch──▶ Fetched | Failure ──crew──▶ Result(Sample | Failure) ──flow──▶ Settled(Outcome, Sample | None)
+
+All of them are frozen, slotted and picklable. None of them does I/O.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "Facts",
+    "Failure",
+    "Fetched",
+    "Kind",
+    "Outcome",
+    "Reason",
+    "Request",
+    "Result",
+    "Retry",
+    "Row",
+    "Sample",
+    "Settled",
+    "Value",
+]
+
+KEY_DIGITS = 9
+"""Digits of a sample's key; the width that readers of img2dataset's shards expect."""
+
+MAX_DETAIL = 200
+"""Longest free text kept with a failure, in characters."""
+
+Value = bytes | npt.NDArray[Any]
+"""What a part of a sample may be: encoded bytes, or an array."""
+
+
+class Retry(enum.Enum):
+    """What a failure says about a second attempt."""
+
+    NEVER = "never"
+    """The same request would fail the same way."""
+    ONCE = "once"
+    """One more attempt is worth it, a third is not."""
+    BACKOFF = "backoff"
+    """Worth all the attempts that the options allow, with growing pauses."""
+    HOST = "host"
+    """As `BACKOFF`, and the pause holds for the whole host."""
+
+
+class Reason(str, enum.Enum):
+    """Why a row was not written: a closed list, grouped by the phase before the dot.
+
+    Each member carries `retry` (what a second attempt is worth) and `meaning` (one line for people).
+
+    >>> Reason.DNS_NXDOMAIN.value, Reason.DNS_NXDOMAIN.phase, Reason.DNS_NXDOMAIN.retry
+    ('dns.nxdomain', 'dns', <Retry.NEVER: 'never'>)
+    """
+
+    retry: Retry
+    meaning: str
+
+    def __new__(cls, value: str, retry: Retry, meaning: str) -> Reason:
+        """Make a member whose value is the dotted name and nothing else."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.retry = retry
+        member.meaning = meaning
+        return member
+
+    __str__ = str.__str__
+
+    @property
+    def phase(self) -> str:
+        """The part before the dot: ``url``, ``dns``, ``http``, ``image`` …"""
+        return self.value.partition(".")[0]
+
+    URL_MISSING = "url.missing", Retry.NEVER, "the row has no URL (empty, null or blank)"
+    URL_INVALID = "url.invalid", Retry.NEVER, "the URL cannot be parsed, has no scheme or host, or holds control characters"
+    URL_SCHEME_DENIED = "url.scheme_denied", Retry.NEVER, "only http and https are fetched"
+    URL_CREDENTIALS = "url.credentials", Retry.NEVER, "the URL carries a user name or password"
+    URL_NONSTANDARD_IP = "url.nonstandard_ip", Retry.NEVER, "the host is an IP address in a disguised form (127.1, 0x7f.1, 2130706433)"
+    URL_PORT_DENIED = "url.port_denied", Retry.NEVER, "the port is invalid or belongs to another protocol"
+    URL_TOO_LONG = "url.too_long", Retry.NEVER, "the URL is longer than 8192 characters"
+
+    DNS_NXDOMAIN = "dns.nxdomain", Retry.NEVER, "the host name does not exist"
+    DNS_TEMPORARY = "dns.temporary", Retry.BACKOFF, "the resolver failed for the moment"
+    DNS_TIMEOUT = "dns.timeout", Retry.BACKOFF, "the resolver did not answer in time"
+    DNS_NO_ADDRESS = "dns.no_address", Retry.NEVER, "the host name exists and has no address"
+    SSRF_BLOCKED = "ssrf.blocked", Retry.NEVER, "the host's address is not on the public internet and no --allow-network covers it"
+
+    CONNECT_REFUSED = "connect.refused", Retry.ONCE, "the server refused the connection"
+    CONNECT_TIMEOUT = "connect.timeout", Retry.ONCE, "no connection within --connect-timeout"
+    CONNECT_RESET = "connect.reset", Retry.BACKOFF, "the connection broke before an answer came"
+    CONNECT_UNREACHABLE = "connect.unreachable", Retry.BACKOFF, "no route to the server's network or host"
+    TLS_TIMEOUT = "tls.timeout", Retry.ONCE, "the server accepted the connection and never finished the TLS handshake"
+    TLS_CERTIFICATE = "tls.certificate", Retry.NEVER, "the server's certificate is expired, unknown or for another name"
+    TLS_PROTOCOL = "tls.protocol", Retry.NEVER, "the server does not speak a TLS that can be used"
+
+    HTTP_NOT_FOUND = "http.not_found", Retry.NEVER, "404"
+    HTTP_GONE = "http.gone", Retry.NEVER, "410"
+    HTTP_LEGAL = "http.legal", Retry.NEVER, "451"
+    HTTP_FORBIDDEN = "http.forbidden", Retry.NEVER, "401, 402, 403 or 407"
+    HTTP_CLIENT_ERROR = "http.client_error", Retry.NEVER, "another 4xx"
+    HTTP_SERVER_ERROR = "http.server_error", Retry.BACKOFF, "408, 425 or a 5xx"
+    HTTP_RATE_LIMITED = "http.rate_limited", Retry.HOST, "429, or 503 with Retry-After"
+    HTTP_REDIRECT_LIMIT = "http.redirect_limit", Retry.NEVER, "more than 5 redirects"
+    HTTP_REDIRECT_INVALID = "http.redirect_invalid", Retry.NEVER, "a 3xx without a usable Location, or one that was not asked for"
+    HTTP_UNEXPECTED = "http.unexpected", Retry.NEVER, "a success other than 200"
+    HTTP_PROTOCOL_ERROR = "http.protocol_error", Retry.NEVER, "the answer is not valid HTTP"
+    HTTP_ENCODING = "http.encoding", Retry.NEVER, "the body came compressed though identity was asked for"
+
+    BODY_EMPTY = "body.empty", Retry.ONCE, "200 with no bytes"
+    BODY_TRUNCATED = "body.truncated", Retry.ONCE, "the body ended before its announced end"
+    BODY_TOO_LARGE = "body.too_large", Retry.NEVER, "the body is larger than --max-bytes"
+    BODY_RESET = "body.reset", Retry.BACKOFF, "the connection broke inside the body"
+    TIMEOUT_TOTAL = "timeout.total", Retry.ONCE, "the attempt took longer than --timeout"
+    TIMEOUT_IDLE = "timeout.idle", Retry.BACKOFF, "the server fell silent"
+    TIMEOUT_LOW_SPEED = "timeout.low_speed", Retry.ONCE, "the body came slower than the floor of speed"
+
+    CONTENT_NOT_IMAGE = "content.not_image", Retry.NEVER, "the bytes are no image (a page, JSON, text …)"
+    CONTENT_UNSUPPORTED = "content.unsupported", Retry.NEVER, "an image of a kind that is not decoded (SVG, PSD …)"
+    IMAGE_TRUNCATED = "image.truncated", Retry.NEVER, "the image file ends too early"
+    IMAGE_CORRUPT = "image.corrupt", Retry.NEVER, "the image file is damaged"
+    IMAGE_TOO_MANY_PIXELS = "image.too_many_pixels", Retry.NEVER, "the image has more pixels than --max-pixels"
+    IMAGE_ZERO_SIZE = "image.zero_size", Retry.NEVER, "the image has no pixels"
+    IMAGE_METADATA_BOMB = "image.metadata_bomb", Retry.NEVER, "the image's metadata unpacks to an absurd size"
+
+    DECODE_TIMEOUT = "decode.timeout", Retry.NEVER, "decoding took longer than the deadline, and was killed"
+    DECODE_CRASH = "decode.crash", Retry.NEVER, "the process that decoded this image died, twice"
+    DECODE_MEMORY = "decode.memory", Retry.NEVER, "decoding ran out of memory"
+    ENCODE_FAILED = "encode.failed", Retry.NEVER, "the result cannot be encoded (too large for its format)"
+    TRANSFORM_ERROR = "transform.error", Retry.NEVER, "the user's transform raised an exception or returned something unusable"
+
+
+class Kind(str, enum.Enum):
+    """The three ways in which a row can end."""
+
+    WRITTEN = "written"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+    __str__ = str.__str__
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One thing that a row asks for."""
+
+    part: str
+    """Name of the part: ``image`` unless the user gave parts."""
+    url: str | None
+    """As the source gave it; None or blank when the row has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of the source."""
+
+    index: int
+    """Position in the source, from 0, over all its files."""
+    requests: tuple[Request, ...]
+    """What is to be fetched for it, at least one."""
+    caption: str | None = None
+    """Text of the caption column, if one was asked for."""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """The kept columns; values are JSON types."""
+
+    @property
+    def key(self) -> str:
+        """The sample's name: the position with nine digits (more past 10⁹ rows)."""
+        return f"{self.index:0{KEY_DIGITS}d}"
+
+    @property
+    def url(self) -> str | None:
+        """The first request's URL."""
+        return self.requests[0].url
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """The bytes of one request."""
+
+    part: str
+    data: bytes
+    http_status: int | None
+    attempts: int
+    seconds: float
+    """From the start of the first attempt to the last byte, pauses included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a request, or the work on its bytes, gave nothing."""
+
+    reason: Reason
+    detail: str = ""
+    """Free text for people, at most `MAX_DETAIL` printable characters; no secrets."""
+    http_status: int | None = None
+    attempts: int = 0
+    size: int = 0
+    """Bytes that were downloaded all the same."""
+
+    def __post_init__(self) -> None:
+        """Keep the detail printable and short: it goes into tables, terminals and logs."""
+        detail = "".join(c if c.isprintable() else " " for c in self.detail[: 4 * MAX_DETAIL])
+        object.__setattr__(self, "detail", " ".join(detail.split())[:MAX_DETAIL])
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What was learnt about an image on the way."""
+
+    width: int | None = None
+    """Of the result, in pixels."""
+    height: int | None = None
+    original_width: int | None = None
+    """Of the source image in pixels, after its EXIF orientation."""
+    original_height: int | None = None
+    sha256: str | None = None
+    """Of the downloaded bytes, in hexadecimal."""
+    exif: str | None = None
+    """EXIF tags as a JSON object, when there are any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What a row turned into: named parts, each encoded bytes or an array."""
+
+    parts: Mapping[str, Value]
+    """For Penstock's own work one entry: ``{"jpg": bytes}`` (or png, webp), or ``{"image": (H, W, 3) uint8}``."""
+    facts: Facts = Facts()
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all the parts in bytes."""
+        return sum(v.nbytes if isinstance(v, np.ndarray) else len(v) for v in self.parts.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What the crew hands back for one row: a sample or a failure, and what the fetch cost."""
+
+    value: Sample | Failure
+    seconds: float = 0.0
+    """Time that the work took inside the worker."""
+    http_status: int | None = None
+    attempts: int = 0
+    size: int = 0
+    """Bytes downloaded for the row."""
+    fetch_seconds: float = 0.0
+
+    @classmethod
+    def of(cls, value: Sample | Failure, fetched: tuple[Fetched, ...], seconds: float = 0.0) -> Result:
+        """A result that carries what fetching its parts cost (the slowest part's time: parts come at the same time)."""
+        return cls(
+            value,
+            seconds,
+            http_status=fetched[0].http_status if fetched else None,
+            attempts=max((part.attempts for part in fetched), default=0),
+            size=sum(len(part.data) for part in fetched),
+            fetch_seconds=max((part.seconds for part in fetched), default=0.0),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a row ended. Every row that enters leaves as exactly one of these."""
+
+    row: Row
+    kind: Kind
+    reason: Reason | None = None
+    """None if and only if the row was written."""
+    detail: str = ""
+    http_status: int | None = None
+    attempts: int = 0
+    size: int = 0
+    """Bytes downloaded for the row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A row at its end: the outcome, and the sample if there is one."""
+
+    outcome: Outcome
+    sample: Sample | None = None
+    """Not None if and only if the outcome is ``written``."""
