@@ -31,6 +31,8 @@ __all__ = [
     "Row",
     "Sample",
     "Settled",
+    "ShardFile",
+    "ShardReport",
     "Value",
 ]
 
@@ -294,3 +296,34 @@ class Settled:
     outcome: Outcome
     sample: Sample | None = None
     """Not None if and only if the outcome is ``written``."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardFile:
+    """One file of a committed shard."""
+
+    name: str
+    """Relative to the output folder, with forward slashes."""
+    size: int
+    """Bytes."""
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShardReport:
+    """What a committed shard holds: one line of the journal."""
+
+    shard: int
+    rows: int
+    written: int
+    failed: int
+    skipped: int
+    reasons: Mapping[str, int]
+    """Rows that were not written, by reason."""
+    size_downloaded: int
+    """Bytes fetched for its rows."""
+    files: tuple[ShardFile, ...]
+    first: int
+    """Index of its first row."""
+    last: int
+    """Index of its last row."""

@@ -1,0 +1,1 @@
+"""Who does the CPU work: inline, threads or processes, behind one protocol."""

@@ -1,0 +1,1 @@
+"""Bytes from URLs: policy decides, a fetcher carries out."""

@@ -1,0 +1,1 @@
+"""What happened: the account, statistics, the verdict."""

@@ -1,0 +1,1 @@
+"""Where samples go: formats, and the one commit rule."""

@@ -1,0 +1,1 @@
+"""For tests, ours and yours: an image maker and a server with faults."""
