@@ -59,7 +59,7 @@ _UNITS = {
 _COUNTS = {"": 1, "P": 1, "KP": 10**3, "MP": 10**6, "GP": 10**9}
 
 
-def _parse_unit(text: str | int | float, units: Mapping[str, int], example: str) -> int:
+def _parse_unit(text: str | float, units: Mapping[str, int], example: str) -> int:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(text))
     factor = units.get(match[2].upper()) if match else None
     if match is None or factor is None:
@@ -67,7 +67,7 @@ def _parse_unit(text: str | int | float, units: Mapping[str, int], example: str)
     return int(float(match[1]) * factor)
 
 
-def parse_size(text: str | int | float) -> int:
+def parse_size(text: str | float) -> int:
     """Bytes from ``32MiB``, ``1.5GB`` or a plain number.
 
     >>> parse_size("32MiB"), parse_size(1000)
@@ -76,7 +76,7 @@ def parse_size(text: str | int | float) -> int:
     return _parse_unit(text, _UNITS, "32MiB")
 
 
-def parse_number(text: str | int | float) -> int:
+def parse_number(text: str | float) -> int:
     """Pixels from ``64MP`` (10⁶) or a plain number.
 
     >>> parse_number("64MP")
@@ -106,7 +106,7 @@ def parse_networks(value: str | typing.Iterable[str]) -> tuple[str, ...]:
 
 def option(
     default: T,
-    help: str,
+    text: str,
     *,
     at_least: float | None = None,
     at_most: float | None = None,
@@ -114,7 +114,7 @@ def option(
     metavar: str | None = None,
 ) -> T:
     """A config field: its default, one line of help, its limits, and how text becomes its value."""
-    metadata = {"help": help, "at_least": at_least, "at_most": at_most, "parse": parse, "metavar": metavar}
+    metadata = {"help": text, "at_least": at_least, "at_most": at_most, "parse": parse, "metavar": metavar}
     return cast(T, dataclasses.field(default=default, metadata=metadata))
 
 
@@ -171,7 +171,7 @@ def _checked(spec: dataclasses.Field[Any], hint: Any, value: Any) -> Any:
     return value
 
 
-def _checked_number(spec: dataclasses.Field[Any], kind: type, value: Any, shown: str) -> int | float:
+def _checked_number(spec: dataclasses.Field[Any], kind: type, value: Any, shown: str) -> float:
     number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if not number or (kind is int and value != int(value)):
         raise ConfigError(f"{shown}: expected {'a whole number' if kind is int else 'a number'}")
@@ -179,7 +179,7 @@ def _checked_number(spec: dataclasses.Field[Any], kind: type, value: Any, shown:
     if (low is not None and not value >= low) or (high is not None and not value <= high):
         allowed = f"from {low} to {high}" if high is not None else f"of at least {low}"
         raise ConfigError(f"{shown}: expected a number {allowed}")
-    return cast("int | float", kind(value))
+    return cast("float", kind(value))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,7 +240,9 @@ class FlowConfig(_Config):
 class OutputConfig(_Config):
     """What lies in the folder at the end."""
 
-    format: Format = option("webdataset", "webdataset: tar shards; parquet; files: a folder a shard; arrays: .npy shards")
+    format: Format = option(
+        "webdataset", "webdataset: tar shards; parquet; files: a folder a shard; arrays: .npy shards"
+    )
     shard_size: int = option(10_000, "rows of input for each shard", at_least=1, at_most=10_000_000)
     url_column: str = option("url", "column that holds the image's URL", metavar="NAME")
     caption_column: str | None = option(None, "column that holds a text to store beside the image", metavar="NAME")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -59,7 +59,7 @@ class Retry(enum.Enum):
     """As `BACKOFF`, and the pause holds for the whole host."""
 
 
-class Reason(str, enum.Enum):
+class Reason(enum.StrEnum):
     """Why a row was not written: a closed list, grouped by the phase before the dot.
 
     Each member carries `retry` (what a second attempt is worth) and `meaning` (one line for people).
@@ -71,7 +71,7 @@ class Reason(str, enum.Enum):
     retry: Retry
     meaning: str
 
-    def __new__(cls, value: str, retry: Retry, meaning: str) -> Reason:
+    def __new__(cls, value: str, retry: Retry, meaning: str) -> Self:
         """Make a member whose value is the dotted name and nothing else."""
         member = str.__new__(cls, value)
         member._value_ = value
@@ -79,18 +79,24 @@ class Reason(str, enum.Enum):
         member.meaning = meaning
         return member
 
-    __str__ = str.__str__
-
     @property
     def phase(self) -> str:
-        """The part before the dot: ``url``, ``dns``, ``http``, ``image`` …"""
+        """The part before the dot: ``url``, ``dns``, ``http``, ``image`` and so on."""
         return self.value.partition(".")[0]
 
     URL_MISSING = "url.missing", Retry.NEVER, "the row has no URL (empty, null or blank)"
-    URL_INVALID = "url.invalid", Retry.NEVER, "the URL cannot be parsed, has no scheme or host, or holds control characters"
+    URL_INVALID = (
+        "url.invalid",
+        Retry.NEVER,
+        "the URL cannot be parsed, has no scheme or host, or holds control characters",
+    )
     URL_SCHEME_DENIED = "url.scheme_denied", Retry.NEVER, "only http and https are fetched"
     URL_CREDENTIALS = "url.credentials", Retry.NEVER, "the URL carries a user name or password"
-    URL_NONSTANDARD_IP = "url.nonstandard_ip", Retry.NEVER, "the host is an IP address in a disguised form (127.1, 0x7f.1, 2130706433)"
+    URL_NONSTANDARD_IP = (
+        "url.nonstandard_ip",
+        Retry.NEVER,
+        "the host is an IP address in a disguised form (127.1, 0x7f.1, 2130706433)",
+    )
     URL_PORT_DENIED = "url.port_denied", Retry.NEVER, "the port is invalid or belongs to another protocol"
     URL_TOO_LONG = "url.too_long", Retry.NEVER, "the URL is longer than 8192 characters"
 
@@ -98,7 +104,11 @@ class Reason(str, enum.Enum):
     DNS_TEMPORARY = "dns.temporary", Retry.BACKOFF, "the resolver failed for the moment"
     DNS_TIMEOUT = "dns.timeout", Retry.BACKOFF, "the resolver did not answer in time"
     DNS_NO_ADDRESS = "dns.no_address", Retry.NEVER, "the host name exists and has no address"
-    SSRF_BLOCKED = "ssrf.blocked", Retry.NEVER, "the host's address is not on the public internet and no --allow-network covers it"
+    SSRF_BLOCKED = (
+        "ssrf.blocked",
+        Retry.NEVER,
+        "the host's address is not on the public internet and no --allow-network covers it",
+    )
 
     CONNECT_REFUSED = "connect.refused", Retry.ONCE, "the server refused the connection"
     CONNECT_TIMEOUT = "connect.timeout", Retry.ONCE, "no connection within --connect-timeout"
@@ -116,7 +126,11 @@ class Reason(str, enum.Enum):
     HTTP_SERVER_ERROR = "http.server_error", Retry.BACKOFF, "408, 425 or a 5xx"
     HTTP_RATE_LIMITED = "http.rate_limited", Retry.HOST, "429, or 503 with Retry-After"
     HTTP_REDIRECT_LIMIT = "http.redirect_limit", Retry.NEVER, "more than 5 redirects"
-    HTTP_REDIRECT_INVALID = "http.redirect_invalid", Retry.NEVER, "a 3xx without a usable Location, or one that was not asked for"
+    HTTP_REDIRECT_INVALID = (
+        "http.redirect_invalid",
+        Retry.NEVER,
+        "a 3xx without a usable Location, or one that was not asked for",
+    )
     HTTP_UNEXPECTED = "http.unexpected", Retry.NEVER, "a success other than 200"
     HTTP_PROTOCOL_ERROR = "http.protocol_error", Retry.NEVER, "the answer is not valid HTTP"
     HTTP_ENCODING = "http.encoding", Retry.NEVER, "the body came compressed though identity was asked for"
@@ -141,17 +155,19 @@ class Reason(str, enum.Enum):
     DECODE_CRASH = "decode.crash", Retry.NEVER, "the process that decoded this image died, twice"
     DECODE_MEMORY = "decode.memory", Retry.NEVER, "decoding ran out of memory"
     ENCODE_FAILED = "encode.failed", Retry.NEVER, "the result cannot be encoded (too large for its format)"
-    TRANSFORM_ERROR = "transform.error", Retry.NEVER, "the user's transform raised an exception or returned something unusable"
+    TRANSFORM_ERROR = (
+        "transform.error",
+        Retry.NEVER,
+        "the user's transform raised an exception or returned something unusable",
+    )
 
 
-class Kind(str, enum.Enum):
+class Kind(enum.StrEnum):
     """The three ways in which a row can end."""
 
     WRITTEN = "written"
     FAILED = "failed"
     SKIPPED = "skipped"
-
-    __str__ = str.__str__
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,6 +83,6 @@ def attempt(work: Work, row: Row, fetched: tuple[Fetched, ...]) -> Result:
         value = error.failure()
     except MemoryError as error:
         value = Failure(Reason.DECODE_MEMORY, str(error))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever the user's code raises is the row's failure
         value = Failure(Reason.TRANSFORM_ERROR, f"{type(error).__name__}: {error}")
     return Result.of(value, fetched)

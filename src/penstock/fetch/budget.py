@@ -81,9 +81,7 @@ class ByteBudget:
     def _grant(self) -> list[Callable[[], None]]:
         """The waiters that can go on now; called with the lock held."""
         wakes = []
-        while self._waiters and (
-            self._used + self._waiters[0][0] <= self.limit or len(self._waiters) >= self._holders
-        ):
+        while self._waiters and (self._used + self._waiters[0][0] <= self.limit or len(self._waiters) >= self._holders):
             more, wake = self._waiters.popleft()
             self._used += more
             wakes.append(wake)
