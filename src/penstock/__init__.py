@@ -1,3 +1,75 @@
-"""Penstock: a list of image URLs in, training-ready images out."""
+"""Penstock: a list of image URLs in, training-ready images out.
+
+>>> import penstock
+>>> report = penstock.run("urls.parquet", "out/", size=256, resize="crop")  # doctest: +SKIP
+>>> images = penstock.load("arrays/")  # doctest: +SKIP
+
+Everything public is here; each name is imported when it is first used, so that ``import penstock`` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from penstock.config import RunConfig
+    from penstock.errors import (
+        AccountError,
+        ConfigError,
+        MissingExtraError,
+        OutputError,
+        OutputRefusedError,
+        PenstockError,
+        SourceError,
+        WorkerError,
+    )
+    from penstock.load import load
+    from penstock.records import Outcome, Reason, Row
+    from penstock.report.report import Report
+    from penstock.run import run
+    from penstock.verify import verify
+
+__all__ = [
+    "AccountError",
+    "ConfigError",
+    "MissingExtraError",
+    "Outcome",
+    "OutputError",
+    "OutputRefusedError",
+    "PenstockError",
+    "Reason",
+    "Report",
+    "Row",
+    "RunConfig",
+    "SourceError",
+    "WorkerError",
+    "load",
+    "run",
+    "verify",
+]
+
+_ROOMS = {
+    "penstock.config": ("RunConfig",),
+    "penstock.errors": tuple(name for name in __all__ if name.endswith("Error")),
+    "penstock.load": ("load",),
+    "penstock.records": ("Outcome", "Reason", "Row"),
+    "penstock.report.report": ("Report",),
+    "penstock.run": ("run",),
+    "penstock.verify": ("verify",),
+}
+_HOMES = {name: room for room, names in _ROOMS.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'penstock' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

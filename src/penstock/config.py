@@ -112,10 +112,19 @@ def option(
     at_most: float | None = None,
     parse: Callable[[Any], Any] | None = None,
     metavar: str | None = None,
+    shown: str | None = None,
 ) -> T:
-    """A config field: its default, one line of help, its limits, and how text becomes its value."""
-    metadata = {"help": text, "at_least": at_least, "at_most": at_most, "parse": parse, "metavar": metavar}
-    return cast(T, dataclasses.field(default=default, metadata=metadata))
+    """A config field: its default (and how to write it, if not by its own text), help, limits, and parser."""
+    metadata = {
+        "help": text,
+        "at_least": at_least,
+        "at_most": at_most,
+        "parse": parse,
+        "metavar": metavar,
+        "shown": shown,
+    }
+    field: Any = dataclasses.field(default=default, metadata=metadata)
+    return cast("T", field)
 
 
 def flag_of(name: str) -> str:
@@ -196,7 +205,7 @@ class ImageConfig(_Config):
     quality: int = option(95, "of jpg and webp", at_least=1, at_most=100)
     exact: bool = option(False, "decode at full size and resize as Pillow does, bit for bit; slower")
     max_pixels: int = option(
-        64_000_000, "refuse larger images before they are decoded", at_least=1, parse=parse_number, metavar="PIXELS"
+        64_000_000, "refuse larger images before they are decoded", at_least=1, parse=parse_number, metavar="PIXELS", shown="64MP"
     )
 
 
@@ -209,7 +218,7 @@ class FetchConfig(_Config):
     timeout: float = option(30.0, "seconds for one attempt, from connecting to the last byte", at_least=0.05)
     connect_timeout: float = option(10.0, "seconds for name, connection and TLS together", at_least=0.05)
     retries: int = option(2, "further attempts, where the reason makes them worth it", at_least=0, at_most=100)
-    max_bytes: int = option(2**25, "refuse larger downloads", at_least=1, parse=parse_size, metavar="SIZE")
+    max_bytes: int = option(2**25, "refuse larger downloads", at_least=1, parse=parse_size, metavar="SIZE", shown="32MiB")
     allow_network: tuple[str, ...] = option(
         (),
         "networks outside the public internet that may be fetched from, such as 127.0.0.0/8",
@@ -231,7 +240,7 @@ class FlowConfig(_Config):
     workers: int | None = option(None, "decoders; default: one for each core", at_least=1, at_most=4096)
     lanes: int | None = option(None, "pipelines side by side, each its own process; default: as needed", at_least=1)
     memory: int = option(
-        2**30, "bound on what waits between the stages", at_least=2**24, parse=parse_size, metavar="SIZE"
+        2**30, "bound on what waits between the stages", at_least=2**24, parse=parse_size, metavar="SIZE", shown="1GiB"
     )
     decode_timeout: float = option(60.0, "seconds of work for one image in a worker process", at_least=0.05)
 

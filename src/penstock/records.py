@@ -79,6 +79,11 @@ class Reason(enum.StrEnum):
         member.meaning = meaning
         return member
 
+    @classmethod
+    def named(cls, value: str) -> Reason:
+        """The reason with this dotted name; KeyError if there is none."""
+        return _REASONS[value]
+
     @property
     def phase(self) -> str:
         """The part before the dot: ``url``, ``dns``, ``http``, ``image`` and so on."""
@@ -160,6 +165,9 @@ class Reason(enum.StrEnum):
         Retry.NEVER,
         "the user's transform raised an exception or returned something unusable",
     )
+
+
+_REASONS = {reason.value: reason for reason in Reason}
 
 
 class Kind(enum.StrEnum):
@@ -343,3 +351,7 @@ class ShardReport:
     """Index of its first row."""
     last: int
     """Index of its last row."""
+    rows_sha256: str = ""
+    """Of its rows' URLs, in hexadecimal: tells whether a list that can be read only once is still the same."""
+    retried: Mapping[str, int] = field(default_factory=dict)
+    """For a shard of rows that had failed before: their earlier reasons, which this shard takes back."""

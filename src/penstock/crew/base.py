@@ -7,17 +7,22 @@ endless loop in it, costs more than its own row.
 
 from __future__ import annotations
 
+import dataclasses
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from penstock.errors import ItemError
+from penstock.errors import ItemError, WorkerError
 from penstock.records import Failure, Fetched, Reason, Result, Row
 
-__all__ = ["Crew", "CrewStatistics", "Deliver", "Work", "attempt"]
+__all__ = ["Crew", "CrewStatistics", "Deliver", "OnBroken", "Work", "attempt", "attempt_shielded"]
 
 Deliver = Callable[[Row, Result], None]
 """Takes a finished row. Called from the crew's own threads, so it must be quick and thread-safe."""
+
+OnBroken = Callable[[WorkerError], None]
+"""Told at most once that the crew cannot work at all: nothing more will be delivered. Called from the crew's threads."""
 
 
 class Work(Protocol):
@@ -52,12 +57,18 @@ class Crew(Protocol):
     width: int
     """Workers that run at the same time."""
 
-    def start(self, deliver: Deliver) -> None:
+    def start(self, deliver: Deliver, on_broken: OnBroken, /) -> None:
         """Start the workers; every result goes to `deliver`. Called once."""
         ...
 
     def submit(self, row: Row, fetched: tuple[Fetched, ...]) -> None:
-        """Hand over one row; never blocks (`inline` works it off here and now). The flow bounds how many are inside."""
+        """Hand over one row; never blocks (`inline` works it off here and now). The flow bounds how many are inside.
+
+        After `close` it does nothing.
+
+        Raises:
+            WorkerError: the crew is broken; `on_broken` was told.
+        """
         ...
 
     def statistics(self) -> CrewStatistics:
@@ -75,14 +86,30 @@ class Crew(Protocol):
 def attempt(work: Work, row: Row, fetched: tuple[Fetched, ...]) -> Result:
     """Run `work` so that it cannot raise: every exception becomes a failure of the row.
 
-    KeyboardInterrupt and SystemExit pass: they are addressed to the process, not to the row.
+    The result's `seconds` are measured here if the work has not set them. KeyboardInterrupt and SystemExit pass: they
+    are addressed to the process, not to the row.
     """
+    started = time.perf_counter()
     try:
-        return work(row, fetched)
+        result = work(row, fetched)
+        if not isinstance(result, Result):
+            raise TypeError(f"the work returned {type(result).__name__}, not a Result")  # noqa: TRY301 - one way out
     except ItemError as error:
-        value = error.failure()
+        result = Result.of(error.failure(), fetched)
     except MemoryError as error:
-        value = Failure(Reason.DECODE_MEMORY, str(error))
+        result = Result.of(Failure(Reason.DECODE_MEMORY, str(error)), fetched)
     except Exception as error:  # noqa: BLE001 - whatever the user's code raises is the row's failure
-        value = Failure(Reason.TRANSFORM_ERROR, f"{type(error).__name__}: {error}")
-    return Result.of(value, fetched)
+        result = Result.of(_fault(error), fetched)
+    return result if result.seconds else dataclasses.replace(result, seconds=time.perf_counter() - started)
+
+
+def attempt_shielded(work: Work, row: Row, fetched: tuple[Fetched, ...]) -> Result:
+    """As `attempt`, and not even SystemExit passes: for threads and processes that exist only to work off rows."""
+    try:
+        return attempt(work, row, fetched)
+    except BaseException as error:  # noqa: BLE001 - a `sys.exit()` in the user's code is the row's failure as well
+        return Result.of(_fault(error), fetched)
+
+
+def _fault(error: BaseException) -> Failure:
+    return Failure(Reason.TRANSFORM_ERROR, f"{type(error).__name__}: {error}")

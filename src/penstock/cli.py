@@ -1,0 +1,315 @@
+"""The command line: arguments → config → run → report. No decision is made here.
+
+Exit codes: 0 done; 1 damage found by ``verify``, or a bug; 2 bad usage or input; 3 done, below ``--min-success``;
+4 the output folder is refused; 5 the output cannot be written; 130 and 143 interrupted, can go on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import inspect
+import json
+import os
+import signal
+import sys
+import tomllib
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import cyclopts
+from cyclopts import App, Parameter
+from rich.console import Console
+
+from penstock import __version__
+from penstock.config import RunConfig, Strategy
+from penstock.errors import ConfigError, PenstockError
+
+if typing.TYPE_CHECKING:
+    from penstock.report.report import Report
+    from penstock.run import OnProgress, Run
+
+__all__ = ["main"]
+
+app = App(
+    name="penstock",
+    version=__version__,
+    help="A list of image URLs in, training-ready images out.",
+    help_format="plaintext",
+    default_parameter=Parameter(negative_iterable=(), negative_none=()),
+)
+
+Quiet = Annotated[bool, Parameter(negative=(), help="show no progress and no summary")]
+Json = Annotated[bool, Parameter(negative=(), help="print the result as JSON on standard output, and nothing else there")]
+
+
+@app.command
+def demo(
+    *,
+    count: Annotated[int, Parameter(help="URLs")] = 1000,
+    out: Annotated[Path, Parameter(help="output folder")] = Path("penstock-demo"),
+    strategy: Annotated[Strategy, Parameter(help="which kind of concurrency")] = "auto",
+    quiet: Quiet = False,
+    json: Json = False,
+) -> int:
+    """Start a server of generated pictures on this machine and run over it."""
+    from penstock.demo import LATENCY, PICTURES, Demo
+    from penstock.testing.server import ImageServer
+
+    show = _Show(quiet=quiet, json=json)
+    plan = Demo(count, out, strategy)
+    show.note(f"making {PICTURES} pictures and starting a server that answers after {LATENCY * 1000:.0f} ms ...")
+    with ImageServer(count=PICTURES, latency=LATENCY) as server:
+        report, code = _execute(plan.run_on(server), show)
+    if code == 0:
+        show.note(f"contact sheet: {plan.write_sheet(report)}")
+        show.note(
+            "\ntry next:\n"
+            f"  penstock failures {out}\n"
+            f"  penstock verify {out}\n"
+            "  penstock run YOUR_URLS.txt --out images --size 256"
+        )
+    return code
+
+
+def run(source: str, *, out: Path, config: Path | None, quiet: bool, json: bool, **options: Any) -> int:
+    """Turn a list of image URLs into dataset shards.
+
+    The same command again goes on where an earlier one stopped.
+    """
+    from penstock.run import Run, make_config
+
+    given = {name: value for name, value in options.items() if value is not None}
+    settings = make_config(None, (_read_config(config) if config else {}) | given)
+    report, code = _execute(Run(source, out, config=settings), _Show(quiet=quiet, json=json))
+    return 3 if code == 0 and report.success < settings.min_success else code
+
+
+@app.command
+def report(folder: Path, /, *, json: Json = False) -> int:
+    """Show the report of a run.
+
+    Args:
+        folder: a run's output folder.
+    """
+    from penstock.folder import stored_report
+
+    _Show(json=json).report(stored_report(folder))
+    return 0
+
+
+@app.command
+def failures(
+    folder: Path,
+    /,
+    *,
+    examples: Annotated[int, Parameter(help="rows to show for each reason")] = 3,
+    json: Json = False,
+    csv: Annotated[bool, Parameter(negative=(), help="print every failed row as CSV")] = False,
+) -> int:
+    """Show which rows failed or were skipped, by reason.
+
+    Args:
+        folder: a run's output folder.
+    """
+    from penstock.folder import read_ledger
+    from penstock.report.failures import group_by_reason, read_failures
+    from penstock.report.text import render_failures
+
+    rows = read_failures(folder, read_ledger(folder).shards.values())
+    if csv:
+        _write_csv(rows)
+    elif json:
+        _write_json([dataclasses.asdict(group) for group in group_by_reason(rows, examples)])
+    else:
+        _stdout().print(render_failures(group_by_reason(rows, examples)))
+    return 0
+
+
+@app.command
+def verify(
+    folder: Path,
+    /,
+    *,
+    quick: Annotated[bool, Parameter(negative=(), help="compare sizes only, not hashes and contents")] = False,
+    json: Json = False,
+) -> int:
+    """Check that every file that a run has committed is there and whole.
+
+    Args:
+        folder: a run's output folder.
+    """
+    from penstock.folder import read_ledger
+    from penstock.verify import verify as find_problems
+
+    account = read_ledger(folder).account
+    problems = list(find_problems(folder, quick=quick))
+    if json:
+        _write_json([dataclasses.asdict(problem) for problem in problems])
+        return 1 if problems else 0
+    for problem in problems:
+        _stdout().print(f"{problem.file}: {problem.what}", markup=False, highlight=False)
+    verdict = f"{len(problems)} problems" if problems else "all files are there and whole"
+    _stdout().print(f"{folder}: {account.rows:,} rows, {account.written:,} images; {verdict}", markup=False)
+    return 1 if problems else 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    try:
+        result = app(
+            sys.argv[1:] if arguments is None else list(arguments),
+            exit_on_error=False,
+            print_error=False,
+            result_action="return_value",
+        )
+    except cyclopts.CycloptsError as error:
+        return _complain(str(error).rstrip("."), 2)
+    except PenstockError as error:
+        return _complain(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the interpreter's last flush is quiet
+        return 128 + signal.SIGPIPE
+    return result if isinstance(result, int) else 0
+
+
+def _complain(message: str, code: int) -> int:
+    print("penstock:", " ".join(message.split()), file=sys.stderr)  # noqa: T201 - the one line of an error
+    return code
+
+
+def _stdout() -> Console:
+    return Console(highlight=False, soft_wrap=False)
+
+
+def _write_json(value: Any) -> None:
+    json.dump(value, sys.stdout, indent=2, ensure_ascii=False)
+    sys.stdout.write("\n")
+
+
+def _write_csv(rows: Any) -> None:
+    columns = ("key", "url", "outcome", "reason", "error_message", "http_status", "attempts")
+    writer = csv.writer(sys.stdout)
+    writer.writerow(columns)
+    writer.writerows([getattr(row, name) for name in columns] for row in rows)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """Options from a TOML file: the names of the flags, with hyphens or underscores."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"--config {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {path}: not TOML: {error}") from error
+    return {name.replace("-", "_"): value for name, value in values.items()}
+
+
+class _Show:
+    """What a person sees of a run: progress and notes on standard error, the report on standard output."""
+
+    def __init__(self, *, quiet: bool = False, json: bool = False) -> None:
+        self.quiet = quiet or json
+        self.json = json
+        self._stderr = Console(stderr=True, highlight=False)
+
+    def note(self, text: str) -> None:
+        if not self.quiet:
+            self._stderr.print(text, markup=False, soft_wrap=True)
+
+    def report(self, report: Report) -> None:
+        from penstock.report.text import render_report
+
+        if self.json:
+            _write_json(report.as_dict())
+        elif not self.quiet:
+            _stdout().print(render_report(report))
+
+    @contextlib.contextmanager
+    def progress(self, total: int | None) -> Iterator[OnProgress]:
+        """A bar, and the function that moves it."""
+        from penstock.report.progress import progress_bar
+
+        if self.quiet:
+            yield lambda _progress, _statistics: None
+            return
+        with progress_bar(self._stderr, total) as update:
+            yield lambda progress, _: update(
+                progress.settled + progress.recovered, progress.failed, progress.bytes_downloaded
+            )
+
+
+def _execute(run: Run, show: _Show) -> tuple[Report, int]:
+    """Run it with a bar, stop it on signals, show the report; the exit code is 0, 130 or 143."""
+    with _stopping(run.stop) as received, show.progress(run.source.count) as update:
+        report = run.execute(update)
+    if report.rows_before == report.rows and report.seconds == 0:
+        show.note("nothing to do: the folder holds this run, finished")
+    show.report(report)
+    return report, 128 + received[0] if received and not report.finished else 0
+
+
+@contextlib.contextmanager
+def _stopping(stop: Callable[[], None]) -> Iterator[list[int]]:
+    """First SIGINT or SIGTERM: `stop`. Second: KeyboardInterrupt, at once."""
+    received: list[int] = []
+
+    def handle(number: int, _frame: object) -> None:
+        received.append(number)
+        if len(received) > 1:
+            raise KeyboardInterrupt
+        stop()
+
+    earlier = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+def _run_signature() -> inspect.Signature:
+    """The flags of ``run``: one for each field of `RunConfig`, all with None for *not given*."""
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    hints = typing.get_type_hints(RunConfig)
+    parameters = [
+        inspect.Parameter(
+            "source",
+            inspect.Parameter.POSITIONAL_ONLY,
+            annotation=Annotated[str, Parameter(help="file, folder, fsspec URL, or - for standard input", allow_leading_hyphen=True)],
+        ),
+        inspect.Parameter("out", keyword, annotation=Annotated[Path, Parameter(help="output folder")]),
+        *(
+            inspect.Parameter(spec.name, keyword, default=None, annotation=_flag(spec, hints[spec.name]))
+            for spec in dataclasses.fields(RunConfig)
+        ),
+        inspect.Parameter(
+            "config", keyword, default=None, annotation=Annotated[Path | None, Parameter(help="TOML file with options; flags win")]
+        ),
+        inspect.Parameter("quiet", keyword, default=False, annotation=Quiet),
+        inspect.Parameter("json", keyword, default=False, annotation=Json),
+    ]
+    return inspect.Signature(parameters, return_annotation=int)
+
+
+def _flag(spec: dataclasses.Field[Any], hint: Any) -> Any:
+    text = spec.metadata["help"]
+    if spec.default not in (None, False, ()):
+        text += f" [default: {spec.metadata['shown'] or spec.default}]"
+    negative = () if spec.default is False else None
+    if spec.metadata["parse"] is not None:
+        hint = str
+    return Annotated[hint | None, Parameter(help=text, metavar=spec.metadata["metavar"], negative=negative, show_default=False)]
+
+
+run.__signature__ = _run_signature()  # type: ignore[attr-defined]  # functions take it, the stubs do not know
+run.__annotations__ = {name: parameter.annotation for name, parameter in inspect.signature(run).parameters.items()}
+app.command(run)
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""One worker process, seen from its parent."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+from penstock.crew.wire import SLOTS, Channel, Packed, anonymous_file
+from penstock.errors import WorkerError
+
+__all__ = ["Child"]
+
+BOOT = "import sys; sys.path[:] = sys.argv[5:]; from penstock.crew.worker import main; main(*map(int, sys.argv[1:5]))"
+"""A worker imports from where its parent does, and knows nothing else of it."""
+
+THREADS_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "OPENCV_FOR_THREADS_NUM",
+)
+"""Libraries with thread pools of their own get one thread: the crew already has a worker for each core."""
+
+REAP_TIMEOUT = 1.0
+"""Seconds between the end of a process's connection and the end of the process; in truth less than a millisecond."""
+
+LOG_TAIL = 2000
+"""Characters of a stillborn worker's last words to quote."""
+
+
+class Child:
+    """A worker process, its channel, and what it prints until it has loaded the work.
+
+    It is started by a fresh interpreter: nothing of the parent is forked, and the user's ``__main__`` does not run.
+    Call this in a thread that lives as long as the worker shall: on Linux the kernel kills it when that thread ends.
+
+    Args:
+        load: what the worker is to load, packed.
+
+    Raises:
+        WorkerError: the process cannot be started.
+    """
+
+    def __init__(self, load: Packed) -> None:
+        self.ready = False
+        with contextlib.ExitStack() as undo:
+            try:
+                self.channel, self._log, self.process = _start(undo)
+            except OSError as error:
+                raise WorkerError(f"a worker process cannot be started: {error}") from error
+            undo.pop_all()
+        with contextlib.suppress(ConnectionError):  # it is dead already, which its socket will tell
+            self.channel.send(0, load)
+
+    def has_ended(self) -> bool:
+        """Whether the process has ended. Its socket may not tell: the user's code can have left it to a child."""
+        return self.process.poll() is not None
+
+    def end(self) -> str:
+        """Wait for the end of a process that has closed its connection, and say how it came about."""
+        try:
+            status = self.process.wait(REAP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            return "it closed its connection"
+        if status >= 0:
+            return f"exit {status}"
+        if status == -signal.SIGKILL:
+            return "SIGKILL, probably by the kernel's out-of-memory killer"
+        try:
+            return signal.Signals(-status).name
+        except ValueError:
+            return f"signal {-status}"
+
+    def last_words(self) -> str:
+        """The end of what it printed, if it was not ready yet."""
+        if self.ready:
+            return ""
+        size = os.fstat(self._log).st_size
+        return os.pread(self._log, LOG_TAIL, max(0, size - LOG_TAIL)).decode(errors="replace").strip()
+
+    def has_loaded(self) -> None:
+        """From now on it prints to the parent's standard error."""
+        self.ready = True
+        os.close(self._log)
+
+    def kill(self) -> None:
+        """End the process, if it has not ended, and free all that belongs to it."""
+        self.process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # stuck inside the kernel; it will end when it can
+            self.process.wait(REAP_TIMEOUT)
+        self.channel.close()
+        if not self.ready:
+            os.close(self._log)
+
+
+def _start(undo: contextlib.ExitStack) -> tuple[Channel, int, subprocess.Popen[bytes]]:
+    """Make the channel and the process; `undo` holds what to free if the next step fails."""
+    ours, theirs = socket.socketpair()
+    undo.callback(ours.close)
+    with theirs:
+        ours.setblocking(False)
+        slots = []
+        for _ in range(SLOTS):
+            slots.append(anonymous_file())
+            undo.callback(os.close, slots[-1])
+        log = anonymous_file()
+        undo.callback(os.close, log)
+        stderr = _standard_error()
+        try:
+            process = _popen((theirs.fileno(), *slots, stderr), log)
+        finally:
+            os.close(stderr)
+    return Channel(ours, slots), log, process
+
+
+def _popen(descriptors: tuple[int, ...], log: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(  # noqa: S603 - our own interpreter and module
+        _command(descriptors),
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        pass_fds=descriptors,
+        env=_environment(),
+    )
+
+
+def _standard_error() -> int:
+    """A descriptor of its own for where standard error goes; a parent that has closed its own gets silence."""
+    try:
+        return os.dup(2)
+    except OSError:
+        return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+
+
+def _command(descriptors: tuple[int, ...]) -> list[str]:
+    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # noqa: SLF001 - as multiprocessing does
+    return [sys.executable, *flags, "-c", BOOT, *map(str, descriptors), *map(str, sys.path)]
+
+
+def _environment() -> dict[str, str]:
+    return {**dict.fromkeys(THREADS_VARIABLES, "1"), **os.environ}

@@ -1,0 +1,31 @@
+"""Time as far as this process was awake."""
+
+from __future__ import annotations
+
+import time
+
+__all__ = ["AwakeClock"]
+
+GRACE = 1.0
+"""Seconds by which a wait may overrun before the process counts as having been stopped. Arbitrary: a busy machine wakes
+its waiters within a few tenths."""
+
+
+class AwakeClock:
+    """A monotonic clock that stands still while this process is stopped (Ctrl-Z, a debugger, a frozen container).
+
+    Workers are stopped together with their parent, so that a deadline on the wall's clock would condemn the rows they
+    hold as soon as both go on.
+    """
+
+    def __init__(self) -> None:
+        self._stopped = 0.0
+
+    def __call__(self) -> float:
+        """Seconds since some moment in the past."""
+        return time.monotonic() - self._stopped
+
+    def waited(self, seconds: float, planned: float) -> None:
+        """Take note of a wait of `seconds` that should have ended after `planned` at the latest."""
+        if seconds - planned > GRACE:
+            self._stopped += seconds - planned

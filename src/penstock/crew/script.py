@@ -1,0 +1,89 @@
+"""A function that the user's script defines, in a worker that did not run the script.
+
+Workers never load the parent's ``__main__``, unless the work refers to it. Then they run the script under the name
+``__mp_main__``, as multiprocessing does, with one difference: where the script comes to the call that made the workers, it
+stops, so that it needs no ``if __name__ == "__main__"``. What the work refers to is defined by then, in the
+worker as it was in the parent.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import types
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+__all__ = ["Script", "main_script", "refers_to_script", "run_script", "stop_if_in_worker"]
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """Where the ``__main__`` of the parent comes from."""
+
+    module: str | None
+    """As ``python -m`` got it; None if it was started by path."""
+    path: str
+    argv: tuple[str, ...]
+
+
+class _ScriptStopped(BaseException):
+    """The script has come to the call that made this worker. Not an Exception, so that the script lets it pass."""
+
+
+_running = False
+
+
+def refers_to_script(pickled: bytes) -> bool:
+    """Whether loading this pickle needs the script (or, harmlessly, a text in it speaks of ``__main__``)."""
+    return b"__main__" in pickled or b"__mp_main__" in pickled
+
+
+def main_script() -> Script | None:
+    """The script of this process; None in a notebook and wherever else the code comes from no file."""
+    main = sys.modules["__main__"]
+    spec = getattr(main, "__spec__", None)
+    path = getattr(main, "__file__", None)
+    if path is None or not os.path.isfile(path):  # noqa: PTH113 - "<stdin>" is no path
+        return None
+    module = spec.name if spec is not None and spec.name != "__main__" else None
+    return Script(module, os.path.abspath(path), tuple(sys.argv))  # noqa: PTH100 - resolve() would follow links
+
+
+def run_script(script: Script) -> None:
+    """Define here what the script defines, as far as `stop_if_in_worker`.
+
+    Raises:
+        Exception: whatever the script raises.
+    """
+    global _running  # noqa: PLW0603 - a fact about this process
+    module = types.ModuleType("__mp_main__")
+    module.__file__ = script.path
+    module.__package__ = script.module.rpartition(".")[0] if script.module else None
+    code = _code_of(script)
+    sys.argv = list(script.argv)
+    sys.modules["__main__"] = sys.modules["__mp_main__"] = module
+    _running = True
+    try:
+        exec(code, module.__dict__)  # noqa: S102 - the user's own script, as the user runs it
+    except _ScriptStopped:
+        pass
+    finally:
+        _running = False
+
+
+def stop_if_in_worker() -> None:
+    """End the script here if it runs only to define things for a worker; elsewhere this does nothing."""
+    if _running:
+        raise _ScriptStopped
+
+
+def _code_of(script: Script) -> types.CodeType:
+    if script.module is not None:
+        spec = importlib.util.find_spec(script.module)
+        get_code = getattr(spec and spec.loader, "get_code", None)
+        if get_code is not None:
+            return cast("types.CodeType", get_code(script.module))
+    return compile(Path(script.path).read_bytes(), script.path, "exec", dont_inherit=True)

@@ -1,0 +1,107 @@
+"""What runs inside a worker process: load the work once, then rows in, results out, until the parent is gone.
+
+Imports stay few: they are what a worker's start costs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pickle
+import resource
+import signal
+import socket
+import sys
+import traceback
+from pathlib import Path
+from typing import NoReturn
+
+from penstock.crew.base import Work, attempt_shielded
+from penstock.crew.script import Script, run_script
+from penstock.crew.wire import Channel, Packed, pack, pack_result, unpack_job
+from penstock.records import Failure, Fetched, Reason, Result, Row
+
+__all__ = ["main"]
+
+OOM_SCORE_ADJUSTMENT = b"500"
+"""Half of the scale: when memory runs out, the kernel takes a worker, not the parent."""
+
+PR_SET_PDEATHSIG = 1
+"""Of prctl(2): the signal that this process gets when its parent ends."""
+
+
+def main(connection: int, *descriptors: int) -> NoReturn:
+    """Serve the parent at the other end of `connection`.
+
+    Args:
+        connection: descriptor of the socket.
+        descriptors: those of the slots, and last the one that standard error is to go to once the work is loaded.
+    """
+    *slots, stderr = descriptors
+    _settle_in((connection, *descriptors))
+    channel = Channel(socket.socket(fileno=connection), slots)
+    try:
+        work = _load(channel, stderr)
+        if work is not None:
+            _serve(channel, work)
+    except ConnectionError:
+        pass  # the parent is gone, and with it whoever wants the result
+    os._exit(0)  # at once: nothing that the user's code left running may keep this process
+
+
+def _settle_in(descriptors: tuple[int, ...]) -> None:
+    """Behave as one of many: the parent alone handles Ctrl-C, and no worker outlives it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, False)
+    _, limit = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, limit))
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        Path("/proc/self/oom_score_adj").write_bytes(OOM_SCORE_ADJUSTMENT)
+    sys.stdout = sys.stderr
+
+
+def _load(channel: Channel, stderr: int) -> Work | None:
+    """Load the work and tell the parent how that went: None for well, else the traceback."""
+    notes = channel.notes(most=1)
+    if notes is None:
+        return None
+    pickled, script, parent = channel.receive(notes[0])
+    if os.getppid() != parent:
+        return None  # it ended before prctl was called
+    work, failure = _loaded(pickled, script)
+    sys.stderr.flush()
+    os.dup2(stderr, 1)
+    os.dup2(stderr, 2)
+    os.close(stderr)
+    channel.send(0, pack(failure))
+    return work
+
+
+def _loaded(pickled: bytes, script: Script | None) -> tuple[Work | None, str | None]:
+    try:
+        if script is not None:
+            run_script(script)
+        return pickle.loads(pickled), None  # noqa: S301 - from our own parent
+    except BaseException:  # noqa: BLE001 - a script may well call sys.exit()
+        return None, traceback.format_exc()
+
+
+def _serve(channel: Channel, work: Work) -> None:
+    own = os.getpid()
+    while notes := channel.notes():
+        for note in notes:
+            row, fetched = unpack_job(channel.receive(note))
+            result = attempt_shielded(work, row, fetched)
+            if os.getpid() != own:
+                os._exit(1)  # the work has forked and returned twice; one answer is enough
+            channel.send(note[0], _packed(result, fetched, row))
+
+
+def _packed(result: Result, fetched: tuple[Fetched, ...], row: Row) -> Packed:
+    try:
+        return pack_result(result)
+    except Exception as error:  # noqa: BLE001 - pickle raises all sorts, and all of them mean the same
+        detail = f"the result of row {row.index} cannot be sent: {type(error).__name__}: {error}"
+        return pack_result(Result.of(Failure(Reason.TRANSFORM_ERROR, detail), fetched, result.seconds))

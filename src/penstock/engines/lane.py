@@ -1,0 +1,122 @@
+"""What runs inside a lane process: lots in, shards out, until there are no more lots or the parent is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import queue
+import signal
+import threading
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from typing import NoReturn
+
+from penstock.crew.lifetime import die_with_parent
+from penstock.crew.script import run_script
+from penstock.engines.base import Plan
+from penstock.engines.filling import Placed
+from penstock.engines.messages import Broken, Committed, Ended, Lot, Shard, Start, Stop, Tick, Want
+from penstock.engines.work import Job, Progress, Watch, do_work
+from penstock.errors import PenstockError
+from penstock.flow import Lane, LaneStatistics
+from penstock.records import ShardReport
+
+__all__ = ["main"]
+
+
+def main(descriptor: int) -> NoReturn:
+    """Serve the parent at the other end of this socket."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent alone handles Ctrl-C
+    os.set_inheritable(descriptor, False)
+    parent = _Parent(Connection(descriptor))
+    start = parent.receive()
+    assert isinstance(start, Start)
+    die_with_parent(start.parent)
+    try:
+        parent.send(Ended(_work(parent, start)))
+    except PenstockError as error:
+        parent.send(Broken(error))
+    parent.flush()
+    os._exit(0)
+
+
+def _work(parent: _Parent, start: Start) -> object:
+    if start.script is not None:
+        run_script(start.script)
+    job: Job = pickle.loads(start.job)  # noqa: S301 - from our own parent
+    assert start.source is not None
+    plan = Plan(start.source.open(), job.config.shard_size, start.committed)
+    parent.listen()
+    return do_work(job, _placed(parent, plan), parent, committed=start.committed)
+
+
+def _placed(parent: _Parent, plan: Plan) -> Iterator[Placed]:
+    """The rows of one lot after the other."""
+    ended = False
+    while (lot := parent.next_lot(ended=ended)) is not None:
+        rows = 0
+        for placed in plan.placed(lot.first, lot.stop):
+            rows += 1
+            yield placed
+        ended = rows < lot.stop - lot.first
+
+
+class _Parent(Watch):
+    """The other end of the connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._sending = threading.Lock()
+        self._lots: queue.SimpleQueue[Lot | None] = queue.SimpleQueue()
+        self._committed: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._lane: Lane | None = None
+        self._stop_asked = False
+
+    def send(self, message: object) -> None:
+        with self._sending, contextlib.suppress(OSError):  # a parent that has gone takes this process with it
+            self._connection.send(message)
+
+    def flush(self) -> None:
+        self._connection.close()
+
+    def receive(self) -> object:
+        try:
+            return self._connection.recv()
+        except (EOFError, OSError):
+            os._exit(1)
+
+    def listen(self) -> None:
+        threading.Thread(target=self._listen, daemon=True, name="penstock-lane-parent").start()
+
+    def _listen(self) -> None:
+        while True:
+            match self.receive():
+                case Committed(shard):
+                    self._committed.put(shard)
+                case Stop():
+                    self._stop()
+                case Lot() | None as lot:
+                    self._lots.put(lot)
+
+    def _stop(self) -> None:
+        self._stop_asked = True
+        if self._lane is not None:
+            self._lane.stop()
+
+    def next_lot(self, *, ended: bool) -> Lot | None:
+        self.send(Want(ended))
+        return self._lots.get()
+
+    def started(self, lane: Lane) -> None:
+        self._lane = lane
+        if self._stop_asked:
+            lane.stop()
+
+    def shard_done(self, report: ShardReport) -> None:
+        """Announce a shard, and wait until the journal has its line."""
+        self.send(Shard(report))
+        self._committed.get()
+
+    def progressed(self, progress: Progress, statistics: LaneStatistics) -> None:
+        self.send(Tick(progress, statistics))

@@ -1,0 +1,207 @@
+"""Several lanes on this machine, each in a process of its own.
+
+::
+
+    parent                                      lane process (`penstock.engines.lane`)
+    ──────                                      ──────────────────────────────────────
+    Start(job, source, committed)        ──▶    opens the list for itself
+    Lot(first, stop) | None              ◀─▶    Want(ended): asks when it has fed its last lot
+    Committed(shard)                     ◀─▶    Shard(report): waits for the journal's line
+    Stop()                               ──▶    stops feeding
+                                         ◀──    Tick(progress), Ended(summary), Broken(error)
+
+A lot is the rows of one shard, named by their positions, so that nothing is sent but numbers. A lane that dies gives its
+lots back; whoever gets them next takes the rows over that are in the spools.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+
+from penstock.crew.script import Script, main_script, refers_to_script
+from penstock.engines.base import Plan
+from penstock.engines.messages import Broken, Committed, Ended, Lot, Shard, Start, Stop, Tick, Want
+from penstock.engines.work import Job, Progress, Summary, Watch
+from penstock.errors import WorkerError
+from penstock.flow import LaneStatistics
+from penstock.report.memory import resident_bytes
+
+__all__ = ["run_lanes"]
+
+BOOT = "import sys; sys.path[:] = sys.argv[2:]; from penstock.engines.lane import main; main(int(sys.argv[1]))"
+
+MAX_DEATHS = 3
+"""Lanes that may die in a run before it is given up: one death is an accident, three are a cause."""
+
+
+@dataclass(eq=False)
+class _Lane:
+    """A lane process, as its parent sees it."""
+
+    process: subprocess.Popen[bytes]
+    connection: Connection
+    lots: list[Lot] = field(default_factory=list)
+    """Dealt, and not known to be committed."""
+    progress: Progress = field(default_factory=Progress)
+    statistics: LaneStatistics | None = None
+    summary: Summary | None = None
+
+
+def run_lanes(job: Job, plan: Plan, watch: Watch) -> Summary:
+    """Deal the plan's shards to `job.setup.lanes` processes until all are committed.
+
+    Raises:
+        WorkerError: lanes keep dying.
+        PenstockError: whatever a lane raised.
+    """
+    with contextlib.closing(_Dealer(job, plan, watch)) as dealer:
+        watch.started(dealer)
+        return dealer.run()
+
+
+class _Dealer:
+    def __init__(self, job: Job, plan: Plan, watch: Watch) -> None:
+        self._job, self._plan, self._watch = job, plan, watch
+        self._lots = _lots(plan)
+        self._given_back: list[Lot] = []
+        self._lanes: list[_Lane] = []
+        self._deaths = 0
+        self._peak = 0
+        self._stop_asked = False
+        self._waker, self._wake = socket.socketpair()
+        self._wake.setblocking(False)
+
+    def stop(self) -> None:
+        """Let every lane stop feeding. Safe in a signal handler."""
+        self._stop_asked = True
+        with contextlib.suppress(OSError):
+            self._wake.send(b"x")
+
+    def run(self) -> Summary:
+        for _ in range(self._job.setup.lanes):
+            self._start()
+        while working := [lane for lane in self._lanes if lane.summary is None]:
+            for ready in wait([self._waker, *(lane.connection for lane in working)]):
+                if ready is self._waker:
+                    self._waker.recv(64)
+                    self._tell_to_stop(working)
+                else:
+                    self._listen(next(lane for lane in working if lane.connection is ready))
+        return self._summary()
+
+    def close(self) -> None:
+        """End what still runs."""
+        for lane in self._lanes:
+            lane.connection.close()
+            lane.process.kill()
+            lane.process.wait()
+        self._waker.close()
+        self._wake.close()
+
+    def _start(self) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # noqa: SLF001 - as multiprocessing does
+            command = [sys.executable, *flags, "-c", BOOT, str(theirs.fileno()), *map(str, sys.path)]
+            process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+                command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL
+            )
+        lane = _Lane(process, Connection(ours.detach()))
+        self._lanes.append(lane)
+        pickled = pickle.dumps(self._job)
+        with contextlib.suppress(OSError):  # it is dead already, which its connection will tell
+            lane.connection.send(
+                Start(pickled, _script(pickled), self._plan.source.spec, dict(self._plan.committed), os.getpid())
+            )
+
+    def _tell_to_stop(self, lanes: list[_Lane]) -> None:
+        for lane in lanes:
+            self._send(lane, Stop())
+
+    def _send(self, lane: _Lane, message: object) -> None:
+        with contextlib.suppress(OSError):  # its end is noticed where messages are received
+            lane.connection.send(message)
+
+    def _listen(self, lane: _Lane) -> None:
+        try:
+            message = lane.connection.recv()
+        except (EOFError, OSError):
+            self._bury(lane)
+            return
+        match message:
+            case Want(ended):
+                if ended:
+                    self._lots = iter(())
+                self._deal(lane)
+            case Shard(report):
+                self._watch.shard_done(report)
+                lane.lots = [lot for lot in lane.lots if lot.shard != report.shard]
+                self._send(lane, Committed(report.shard))
+            case Tick(progress, statistics):
+                lane.progress, lane.statistics = progress, statistics
+                self._report()
+            case Ended(summary):
+                lane.summary = summary
+                lane.process.wait()
+            case Broken(error):
+                raise error
+
+    def _deal(self, lane: _Lane) -> None:
+        lot = None if self._stop_asked else self._given_back.pop() if self._given_back else next(self._lots, None)
+        if lot is not None:
+            lane.lots.append(lot)
+        self._send(lane, lot)
+
+    def _bury(self, lane: _Lane) -> None:
+        """A lane has died: its lots go back, and another takes its place."""
+        code = lane.process.wait()
+        lane.connection.close()
+        self._lanes.remove(lane)
+        self._given_back += lane.lots
+        self._deaths += 1
+        if self._deaths >= MAX_DEATHS:
+            raise WorkerError(f"{self._deaths} lane processes have died, the last one with exit code {code}")
+        self._start()
+
+    def _report(self) -> None:
+        progress = self._progress()
+        self._peak = max(self._peak, progress.resident_bytes)
+        statistics = next(lane.statistics for lane in self._lanes if lane.statistics is not None)
+        self._watch.progressed(progress, statistics)
+
+    def _progress(self) -> Progress:
+        progress = Progress(resident_bytes=resident_bytes())
+        for lane in self._lanes:
+            progress = progress.plus(lane.summary.progress if lane.summary else lane.progress)
+        return progress
+
+    def _summary(self) -> Summary:
+        summaries = [lane.summary for lane in self._lanes if lane.summary is not None]
+        peak = max(self._peak, sum(summary.peak_resident_bytes for summary in summaries))
+        return Summary(
+            self._progress(),
+            LaneStatistics.average([summary.statistics for summary in summaries]),
+            peak,
+            all(summary.complete for summary in summaries) and not self._stop_asked,
+        )
+
+
+def _lots(plan: Plan) -> Iterator[Lot]:
+    """The shards that are not there yet, without end unless the list's length is known."""
+    shard, size, count = plan.first_row // plan.shard_size, plan.shard_size, plan.source.count
+    while count is None or shard * size < count:
+        if shard not in plan.committed:
+            yield Lot(shard, shard * size, (shard + 1) * size)
+        shard += 1
+
+
+def _script(pickled: bytes) -> Script | None:
+    return main_script() if refers_to_script(pickled) else None

@@ -1,0 +1,174 @@
+"""The work that every engine runs: some rows of a list, through one lane, into shards.
+
+An engine decides where this is called and with which rows; there is one implementation of the work itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from penstock.build import Setup, build_lane
+from penstock.config import RunConfig
+from penstock.crew.base import Work
+from penstock.engines.filling import Filling, Placed
+from penstock.flow import Lane, LaneStatistics
+from penstock.records import Kind, Settled, ShardReport
+from penstock.report.memory import resident_bytes
+from penstock.sink.shards import ShardStore
+
+__all__ = ["Job", "Progress", "Summary", "Watch", "do_work"]
+
+TICK = 0.2
+"""Seconds between two reports of progress."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a lane needs to know, whichever rows it gets. Picklable, and small."""
+
+    config: RunConfig
+    setup: Setup
+    folder: Path
+    run_id: str
+    work: Work
+    kept_schema: Any
+    """Arrow schema of the kept columns; None if the source does not know it."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """Rows settled so far, by outcome; counters only, cheap to copy and to add."""
+
+    written: int = 0
+    failed: int = 0
+    skipped: int = 0
+    bytes_downloaded: int = 0
+    recovered: int = 0
+    """Rows taken over from an interrupted run; they are in none of the other counters."""
+    resident_bytes: int = 0
+    """Memory of the lane's processes now."""
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def settled(self) -> int:
+        """Rows that this run has settled."""
+        return self.written + self.failed + self.skipped
+
+    def plus(self, other: Progress) -> Progress:
+        """Both together."""
+        return Progress(
+            self.written + other.written,
+            self.failed + other.failed,
+            self.skipped + other.skipped,
+            self.bytes_downloaded + other.bytes_downloaded,
+            self.recovered + other.recovered,
+            self.resident_bytes + other.resident_bytes,
+            self.reasons + other.reasons,
+        )
+
+    def add(self, settled: Settled) -> None:
+        """Count one row."""
+        outcome = settled.outcome
+        self.bytes_downloaded += outcome.size
+        if outcome.kind is Kind.WRITTEN:
+            self.written += 1
+            return
+        if outcome.kind is Kind.FAILED:
+            self.failed += 1
+        else:
+            self.skipped += 1
+        if outcome.reason is not None:
+            self.reasons[outcome.reason.value] += 1
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a lane has to say at its end."""
+
+    progress: Progress
+    statistics: LaneStatistics
+    peak_resident_bytes: int
+    complete: bool
+    """Every row that it was given is settled and its shards are committed."""
+
+    def followed_by(self, later: Summary) -> Summary:
+        """Both together; where the time went is taken from the one that settled more rows."""
+        longer = max(self, later, key=lambda summary: summary.progress.settled)
+        return Summary(
+            self.progress.plus(later.progress),
+            longer.statistics,
+            max(self.peak_resident_bytes, later.peak_resident_bytes),
+            self.complete and later.complete,
+        )
+
+
+class Watch:
+    """How the caller of `do_work` looks on, and stops it. Subclass what is of interest."""
+
+    def shard_done(self, report: ShardReport) -> None:
+        """A shard has its final names; when this returns it counts as committed. Called on the committer's thread."""
+
+    def progressed(self, progress: Progress, statistics: LaneStatistics) -> None:
+        """Called a few times a second, on the hub's thread."""
+
+    def started(self, lane: Lane) -> None:
+        """Called once before the first row; `Lane.stop` ends the work early."""
+
+
+def do_work(
+    job: Job,
+    placed: Iterator[Placed],
+    watch: Watch,
+    *,
+    committed: Mapping[int, str],
+    check_digests: bool = False,
+) -> Summary:
+    """Settle these rows and commit their shards.
+
+    *Cancellation*: `Lane.stop` settles what is past the network, commits what is whole and returns with
+    ``complete=False``; an exception (KeyboardInterrupt too) stops at once. Either way the rows that are settled stay
+    in their spools, and a later call with the same rows takes them over.
+
+    Raises:
+        OutputError: the disk refuses.
+        WorkerError: the crew cannot work at all.
+        AccountError: a row was lost or settled twice.
+    """
+    store = ShardStore(job.folder, job.config, run_id=job.run_id, kept_schema=job.kept_schema)
+    progress = Progress()
+    peak = 0
+    due = 0.0
+    with contextlib.ExitStack() as stack:
+        filling = stack.enter_context(
+            Filling(
+                store,
+                committed=committed,
+                announce=watch.shard_done,
+                check_digests=check_digests,
+            )
+        )
+        lane = stack.enter_context(build_lane(job.setup, job.config, job.work))
+        watch.started(lane)
+        for settled in lane.settle(filling.feed(placed)):
+            progress.add(filling.add(settled))
+            if time.monotonic() >= due:
+                due = time.monotonic() + TICK
+                progress.recovered = filling.recovered
+                statistics = lane.statistics()
+                progress.resident_bytes = resident_bytes(statistics.crew.pids)
+                peak = max(peak, progress.resident_bytes)
+                watch.progressed(progress, statistics)
+        statistics = lane.statistics()
+        lane.close()
+        if lane.stopped:
+            filling.commit_whole()
+        else:
+            filling.finish()
+    progress.recovered = filling.recovered
+    return Summary(progress, statistics, peak, complete=not lane.stopped)

@@ -1,0 +1,462 @@
+"""The fetcher on an event loop: one thread, one aiohttp session, as many requests in flight as wanted.
+
+    submit ─▶ inbox ─▶ Dispatch ──next──▶ task of one attempt ──▶ Dispatch ─▶ deliver
+                                            │        ▲
+                            connector: resolver,     └─ watches, read at intervals, cancel what is overdue
+                            socket factory (guard)
+
+aiohttp's own timeouts, redirects, cookies, proxies of the environment and decompression are all off: what they decide is
+decided by `penstock.fetch.policy`, for both fetchers alike.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import itertools
+import socket
+import ssl
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, cast
+
+import aiohappyeyeballs
+import aiohttp
+import yarl
+from aiohttp import http_exceptions
+from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.connector import Connection
+from aiohttp.tracing import Trace
+
+from penstock.config import FetchConfig
+from penstock.errors import ItemError
+from penstock.fetch.base import Deliver
+from penstock.fetch.budget import ByteBudget
+from penstock.fetch.dns import Resolver
+from penstock.fetch.faults import BlockedAddressError, translate_os_error
+from penstock.fetch.policy.addresses import AddressGuard, connecting_guard
+from penstock.fetch.policy.answers import HEADERS, Body, Head, check_body, read_head
+from penstock.fetch.policy.deadlines import Limits, Stage, Watch
+from penstock.fetch.policy.dispatch import Dispatch, Done, Job
+from penstock.fetch.policy.retry import AttemptError
+from penstock.fetch.policy.urls import Target
+from penstock.records import Reason, Row
+
+try:
+    import uvloop
+except ImportError:  # no wheel for this system: asyncio's own loop does the same, a little slower
+    _new_loop = asyncio.new_event_loop
+else:
+    _new_loop = uvloop.new_event_loop
+
+__all__ = ["AsyncFetcher", "translate_error"]
+
+KEEPALIVE = 15.0
+"""Seconds that an idle connection is kept."""
+
+STEP = 256 * 1024
+"""Bytes reserved at a time for a body of unknown length."""
+
+_current: contextvars.ContextVar[_Attempt] = contextvars.ContextVar("penstock-attempt")
+"""The attempt on whose behalf aiohttp calls us back; each attempt is a task, with a context of its own."""
+
+
+class AsyncFetcher:
+    """A `penstock.fetch.base.Fetcher` by asyncio and aiohttp.
+
+    Args:
+        config: What may be fetched, how wide, how patiently.
+        resolver: By default the system's, behind the guard that `config` asks for. One that is given stays open.
+        ssl_context: By default one that verifies against the system's authorities.
+        limits: Finer than `config` has them.
+    """
+
+    def __init__(
+        self,
+        config: FetchConfig,
+        *,
+        resolver: Resolver | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        self.width = config.connections
+        self._config = config
+        self._limits = limits or Limits.of(config)
+        self._given_resolver = resolver
+        self._ssl_context = ssl_context
+        self._inbox: deque[Row] = deque()
+        self._attempts: dict[asyncio.Task[None], _Attempt] = {}
+        self._notified = False
+        self._alarm: asyncio.TimerHandle | None = None
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop
+        self._stopping: asyncio.Event
+
+    def start(self, deliver: Deliver, budget: ByteBudget) -> None:
+        """Start the loop's thread."""
+        self._deliver = deliver
+        self._budget = budget
+        self._dispatch = Dispatch(self._config, budget, self._notify)
+        started: Future[None] = Future()
+        self._thread = threading.Thread(target=self._serve, args=(started,), name="penstock-fetch", daemon=True)
+        self._thread.start()
+        started.result()
+
+    def submit(self, row: Row) -> None:
+        """Take one row; never blocks."""
+        self._inbox.append(row)
+        self._notify()
+
+    def close(self) -> None:
+        """Cancel what is under way, close all connections, end the thread."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        with contextlib.suppress(RuntimeError):  # the loop has ended by itself
+            self._loop.call_soon_threadsafe(self._stopping.set)
+        if thread is not threading.current_thread():
+            thread.join()
+
+    def _notify(self) -> None:
+        """Have the loop look at the inbox and the schedule; once is enough until it does. From any thread."""
+        if not self._notified:
+            self._notified = True
+            with contextlib.suppress(RuntimeError):  # closed in the meantime
+                self._loop.call_soon_threadsafe(self._turn)
+
+    def _serve(self, started: Future[None]) -> None:
+        try:
+            with asyncio.Runner(loop_factory=_new_loop) as runner:
+                runner.run(self._main(started))
+        except BaseException as error:
+            if started.done():
+                raise
+            started.set_exception(error)
+
+    async def _main(self, started: Future[None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stopping = asyncio.Event()
+        resolver = self._given_resolver or Resolver(connecting_guard(self._config))
+        async with _open_session(self._config, resolver, self._ssl_context) as session:
+            self._web = _Web(session, self._config, AddressGuard(self._config.allow_network), self._budget, self._loop)
+            ticker = asyncio.create_task(self._look())
+            started.set_result(None)
+            await self._stopping.wait()
+            tasks = [ticker, *self._attempts]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        if self._alarm is not None:
+            self._alarm.cancel()
+        if resolver is not self._given_resolver:
+            resolver.close()
+
+    async def _look(self) -> None:
+        """Cancel attempts that are overdue."""
+        while True:
+            await asyncio.sleep(self._limits.tick)
+            now = time.monotonic()
+            for task, attempt in self._attempts.items():
+                if attempt.verdict is None and attempt.judge(now):
+                    task.cancel()
+
+    def _turn(self) -> None:
+        """Take in what was submitted, start what may start. On the loop."""
+        self._notified = False
+        if self._stopping.is_set():
+            return
+        now = time.monotonic()
+        while self._inbox:
+            self._hand_out(self._dispatch.admit(self._inbox.popleft(), now))
+        while True:
+            job, done = self._dispatch.next(now)
+            self._hand_out(done)
+            if job is None:
+                break
+            attempt = _Attempt(self._web, job, Watch(self._limits, now))
+            task = self._loop.create_task(self._run(attempt))
+            self._attempts[task] = attempt
+        self._set_alarm(now)
+
+    def _set_alarm(self, now: float) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        wake_at = self._dispatch.wake_at()
+        self._alarm = None if wake_at is None else self._loop.call_later(max(0.0, wake_at - now) + 0.001, self._turn)
+
+    async def _run(self, attempt: _Attempt) -> None:
+        """One attempt, from its start to what follows from it."""
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        _current.set(attempt)
+        failure: ItemError | None = None
+        try:
+            body = await attempt.fetch()
+        except asyncio.CancelledError:
+            if attempt.verdict is None or self._stopping.is_set():
+                raise
+            task.uncancel()
+            failure = attempt.failure(ItemError(attempt.verdict))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the row must get its outcome
+            failure = attempt.failure(translate_error(error, attempt.watch.stage))
+        finally:
+            del self._attempts[task]
+        now = time.monotonic()
+        if failure is not None:
+            self._hand_out(self._dispatch.failed(attempt.job, failure, now))
+        else:
+            self._hand_out(self._dispatch.succeeded(attempt.job, body, now))
+        self._turn()
+
+    def _hand_out(self, done: list[Done]) -> None:
+        for row, parts in done:
+            self._deliver(row, parts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Web:
+    """What all attempts share."""
+
+    session: aiohttp.ClientSession
+    config: FetchConfig
+    guard: AddressGuard
+    budget: ByteBudget
+    loop: asyncio.AbstractEventLoop
+
+
+class _Attempt:
+    """One attempt at one request: redirects, the body, and its reservation."""
+
+    def __init__(self, web: _Web, job: Job, watch: Watch) -> None:
+        self.job = job
+        self.watch = watch
+        self.verdict: Reason | None = None
+        """Why it is being cancelled, if it is."""
+        self.sockets: list[socket.socket] = []
+        """Opened for the present hop; none if it goes over a connection that was kept."""
+        self._web = web
+        self._status: int | None = None
+        self._content: aiohttp.StreamReader | None = None
+        self._protocol: Any = None
+        self._room: asyncio.Future[None] | None = None
+
+    @property
+    def _received(self) -> int:
+        return self._content.total_bytes if self._content is not None else 0
+
+    def judge(self, now: float) -> bool:
+        """Whether it is overdue; then `verdict` says why."""
+        if self.watch.stage is Stage.CONNECT and any(map(_is_connected, self.sockets)):
+            self.watch.stage = Stage.TLS  # aiohttp has no hook between the two
+        self.verdict = self.watch.overdue(now, self._received)
+        return self.verdict is not None
+
+    def failure(self, error: ItemError) -> ItemError:
+        """The error, with what is known here of how far the attempt came."""
+        if error.reason in (Reason.BODY_TRUNCATED, Reason.HTTP_PROTOCOL_ERROR) and self._was_reset():
+            error = ItemError(Reason.BODY_RESET, error.detail)
+        error.http_status = error.http_status or self._status
+        error.size = error.size or self._received
+        return error
+
+    async def fetch(self) -> Body:
+        """The body, over at most five redirects.
+
+        Cancellation closes the connection in use and takes back a correction that waits for the budget.
+        """
+        target = self.job.target
+        for hops in itertools.count():
+            self._web.guard.check_host(target.host)
+            answer = await self._get(target, hops)
+            if isinstance(answer, Body):
+                return answer
+            target = answer
+        raise AssertionError("redirects are bounded by policy")
+
+    async def _get(self, target: Target, hops: int) -> Body | Target:
+        self._status = self._content = self._protocol = None
+        self.sockets.clear()
+        self.watch.enter(Stage.DNS, time.monotonic())
+        web = self._web
+        url = yarl.URL(target.url, encoded=True)
+        response = await web.session.get(url, allow_redirects=False, proxy=web.config.proxy)
+        try:
+            self._status = response.status
+            head = read_head(response.status, response.headers, target, hops, web.config.max_bytes)
+            return head if isinstance(head, Target) else check_body(await self._read(response, head), head)
+        finally:
+            response.release()  # closes the connection unless the answer has been read to its end
+
+    async def _read(self, response: aiohttp.ClientResponse, head: Head) -> bytes:
+        content = self._content = response.content
+        self._protocol = response.connection and response.connection.protocol
+        self.watch.enter(Stage.BODY, time.monotonic())
+        if head.length is not None:
+            await self._reserve(head.length)
+            if head.length <= STEP:  # fits into aiohttp's own buffer: one wake-up at its end, not one for each packet
+                if (error := content.exception()) is not None:
+                    raise error
+                await content.wait_eof()
+                return content.read_nowait()
+        chunks, size = [], 0
+        while chunk := await content.readany():
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > self._web.config.max_bytes:
+                raise AttemptError(Reason.BODY_TOO_LARGE, "more than announced", http_status=head.status, size=size)
+            if size > self.job.reserved:
+                await self._reserve(size + STEP)
+        return b"".join(chunks)
+
+    async def _reserve(self, size: int) -> None:
+        """Have `size` bytes reserved in all; the attempt's clock stands still while the budget has no room for them."""
+        more = size - self.job.reserved
+        self._room = self._web.loop.create_future() if more > 0 else None
+        if more and not self._web.budget.grow(more, self._grant):
+            assert self._room is not None, "only growth has to wait"
+            self.watch.pause(time.monotonic())
+            try:
+                await self._room
+            except asyncio.CancelledError:
+                if self._web.budget.cancel(self._grant):
+                    size = self.job.reserved
+                raise
+            finally:
+                self.job.reserved = size
+                self.watch.resume(time.monotonic())
+        self.job.reserved = size
+
+    def _grant(self) -> None:
+        """The budget has room. From any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop was closed in the meantime
+            self._web.loop.call_soon_threadsafe(self._go_on)
+
+    def _go_on(self) -> None:
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+
+    def _was_reset(self) -> bool:
+        """Whether the body broke off by an error of the connection, which aiohttp tells in this place only."""
+        return self._protocol is not None and isinstance(self._protocol.exception(), aiohttp.ClientOSError)
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Tells the attempt's watch when a connection stands, and bounds aiohttp's silent repetitions."""
+
+    async def connect(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: list[Trace],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's signature
+    ) -> Connection:
+        attempt = _current.get()
+        # aiohttp repeats a request once when its connection breaks before the answer. For a connection that had been
+        # kept that is right: the server may have closed it at that moment. A new one that breaks is a failed attempt.
+        if attempt.sockets:
+            raise ItemError(Reason.CONNECT_RESET, "the connection broke before an answer came")
+        connection = await super().connect(req, traces, timeout)
+        attempt.watch.enter(Stage.HEADERS, time.monotonic())
+        return connection
+
+
+class _Names(AbstractResolver):
+    """aiohttp's view of our resolver."""
+
+    def __init__(self, resolver: Resolver) -> None:
+        self._resolver = resolver
+
+    async def resolve(
+        self,
+        host: str,
+        port: int = 0,
+        family: socket.AddressFamily = socket.AF_UNSPEC,  # noqa: ARG002 - aiohttp's signature
+    ) -> list[ResolveResult]:
+        addresses = await self._resolver.lookup_async(host)
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address,
+                port=port,
+                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+                proto=0,
+                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            )
+            for address in addresses
+        ]
+
+    async def close(self) -> None:
+        """The fetcher closes it."""
+
+
+def _open_session(config: FetchConfig, resolver: Resolver, ssl_context: ssl.SSLContext | None) -> aiohttp.ClientSession:
+    guard = connecting_guard(config)
+
+    def open_socket(info: aiohappyeyeballs.AddrInfoType) -> socket.socket:
+        """The choke point: whatever aiohttp is about to connect to is judged here, IP literals as well."""
+        family, kind, protocol, _, address = info
+        if not guard.allows(str(address[0])):
+            raise BlockedAddressError("address not allowed")
+        attempt = _current.get()
+        attempt.watch.stage = Stage.CONNECT
+        attempt.sockets.append(socket.socket(family, kind, protocol))
+        return attempt.sockets[-1]
+
+    connector = _Connector(
+        limit=0,  # the schedule counts
+        resolver=_Names(resolver),
+        use_dns_cache=False,
+        socket_factory=open_socket,
+        keepalive_timeout=KEEPALIVE,
+        ssl=ssl_context or True,
+    )
+    return aiohttp.ClientSession(
+        connector=connector,
+        headers=HEADERS,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None),
+        auto_decompress=False,
+        trust_env=False,
+    )
+
+
+def _is_connected(opened: socket.socket) -> bool:
+    try:
+        opened.getpeername()
+    except OSError:
+        return False
+    return True
+
+
+def translate_error(error: BaseException, stage: Stage) -> ItemError:
+    """The failure that an exception of aiohttp, or of what lies below it, means at this stage of an attempt."""
+    if isinstance(error, ItemError):
+        return error
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return translate_os_error(error.os_error, stage)
+    detail = f"{type(error).__name__}: {error}"
+    for kind, before, inside in _REASONS:
+        if isinstance(error, kind):
+            return ItemError(inside if stage is Stage.BODY else before, detail)
+    if isinstance(error, aiohttp.ClientPayloadError):
+        cut = isinstance(error.__cause__, (http_exceptions.ContentLengthError, http_exceptions.TransferEncodingError))
+        return ItemError(Reason.BODY_TRUNCATED if cut else Reason.HTTP_PROTOCOL_ERROR, detail)
+    if isinstance(error, OSError):
+        return translate_os_error(error, stage)
+    return ItemError(Reason.HTTP_PROTOCOL_ERROR, f"unexpected {detail}")
+
+
+# Exception, reason before the body, reason inside it; the first that fits counts.
+_REASONS: tuple[tuple[type[BaseException], Reason, Reason], ...] = (
+    (aiohttp.ServerTimeoutError, Reason.TIMEOUT_IDLE, Reason.TIMEOUT_IDLE),
+    (aiohttp.ServerFingerprintMismatch, Reason.TLS_CERTIFICATE, Reason.TLS_CERTIFICATE),
+    (aiohttp.ServerDisconnectedError, Reason.CONNECT_RESET, Reason.BODY_TRUNCATED),
+    (aiohttp.ClientHttpProxyError, Reason.CONNECT_UNREACHABLE, Reason.CONNECT_UNREACHABLE),
+    (aiohttp.ClientResponseError, Reason.HTTP_PROTOCOL_ERROR, Reason.HTTP_PROTOCOL_ERROR),
+    (http_exceptions.HttpProcessingError, Reason.HTTP_PROTOCOL_ERROR, Reason.HTTP_PROTOCOL_ERROR),
+    (aiohttp.InvalidURL, Reason.URL_INVALID, Reason.URL_INVALID),
+    (aiohttp.NonHttpUrlClientError, Reason.URL_SCHEME_DENIED, Reason.URL_SCHEME_DENIED),
+    (aiohttp.RedirectClientError, Reason.HTTP_REDIRECT_INVALID, Reason.HTTP_REDIRECT_INVALID),
+)

@@ -1,0 +1,191 @@
+"""Host names to vetted addresses: one cache for all requests of a process.
+
+The loop's default executor is not used: it is narrow (cores + 4 threads), shared with everybody, and full of hanging
+lookups it shows up as false timeouts elsewhere. `concurrent.futures.ThreadPoolExecutor` is not used either: its threads
+are joined when the interpreter exits, which a hanging `getaddrinfo` would then hold up for half a minute.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass
+from typing import Any
+
+from penstock.errors import ItemError
+from penstock.fetch.policy.addresses import AddressGuard
+from penstock.records import Reason
+
+__all__ = ["Answer", "Lookup", "Resolver"]
+
+Lookup = Callable[[str], list[str]]
+"""Addresses of a host, in order of preference; raises `socket.gaierror` as `socket.getaddrinfo` does."""
+
+TTL = 60.0
+"""Seconds that addresses are kept: getaddrinfo does not tell the record's own, and 60 s is what curl and many CDNs take."""
+
+NEGATIVE_TTL = 30.0
+"""Seconds that "no such host" is kept; half, as in curl."""
+
+MAX_HOSTS = 100_000
+"""Entries kept, about 50 MB at most; the oldest goes first."""
+
+MAX_ADDRESSES = 8
+"""Of one host; some answers list hundreds."""
+
+MAX_THREADS = 64
+"""A dead name server holds a thread for up to 30 s, so a few threads would be used up by a few dead hosts."""
+
+_TEMPORARY = frozenset({socket.EAI_AGAIN, socket.EAI_FAIL, socket.EAI_SYSTEM, socket.EAI_MEMORY})
+_NO_ADDRESS = frozenset(
+    code for name in ("EAI_NODATA", "EAI_ADDRFAMILY") if (code := getattr(socket, name, None)) is not None
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is known of a host: addresses that may be connected to, or why there are none."""
+
+    addresses: tuple[str, ...] = ()
+    reason: Reason | None = None
+    detail: str = ""
+
+    def unwrap(self) -> tuple[str, ...]:
+        """The addresses, or the reason as an `ItemError`."""
+        if self.reason is not None:
+            raise ItemError(self.reason, self.detail)
+        return self.addresses
+
+    @property
+    def lifetime(self) -> float:
+        """Seconds for which it may be reused: not at all if it is for the moment only."""
+        if self.reason is None:
+            return TTL
+        return 0.0 if self.reason is Reason.DNS_TEMPORARY else NEGATIVE_TTL
+
+
+def system_lookup(host: str) -> list[str]:
+    """Ask the system's resolver; ADDRCONFIG leaves out the family that this machine has no address of."""
+    infos = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+    return [str(info[4][0]) for info in infos]
+
+
+class Resolver:
+    """Looks hosts up on daemon threads of its own; equal questions at the same time are asked once.
+
+    Args:
+        guard: Judges every address before anybody sees it.
+        lookup: The resolving function; a test's own, or the system's.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self, guard: AddressGuard, lookup: Lookup = system_lookup, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._guard = guard
+        self._lookup = lookup
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._cache: dict[str, tuple[float, Answer]] = {}
+        self._flights: dict[str, Future[Answer]] = {}
+        self._questions: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._threads = 0
+        self._idle = 0
+        self._closed = False
+
+    def ask(self, host: str) -> Answer | Future[Answer]:
+        """What is known, or the future of what is being found out. A future that is shared: do not cancel it."""
+        entry = self._cache.get(host)  # without the lock: reading a dict is atomic, and this is the common way
+        if entry is not None and entry[0] > self._clock():
+            return entry[1]
+        with self._lock:
+            flight = self._flights.get(host)
+            if flight is None:
+                flight = self._flights[host] = Future()
+                self._staff()
+                self._questions.put(host)
+        return flight
+
+    def lookup(self, host: str, timeout: float, interrupt: Future[None]) -> tuple[str, ...]:
+        """Vetted addresses of a host, at least one.
+
+        Raises:
+            ItemError: ``dns.*`` or ``ssrf.blocked``; ``dns.timeout`` after `timeout` seconds, or when `interrupt` is done.
+        """
+        answer = self.ask(host)
+        if isinstance(answer, Future):
+            waited: list[Future[Any]] = [answer, interrupt]
+            wait(waited, timeout, FIRST_COMPLETED)
+            if not answer.done():
+                raise ItemError(Reason.DNS_TIMEOUT, host)
+            answer = answer.result()
+        return answer.unwrap()
+
+    async def lookup_async(self, host: str) -> tuple[str, ...]:
+        """The same on an event loop; the caller sets the deadline.
+
+        Cancellation leaves the question open for the others who wait for it.
+        """
+        answer = self.ask(host)
+        if isinstance(answer, Future):
+            answer = await asyncio.shield(asyncio.wrap_future(answer))
+        return answer.unwrap()
+
+    def close(self) -> None:
+        """Let idle threads end. One that hangs in a lookup ends when that does; being a daemon, it holds up nothing."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                for _ in range(self._threads):
+                    self._questions.put(None)
+
+    def _staff(self) -> None:
+        """See to it that a thread takes the next question; called with the lock held."""
+        if self._idle > 0:
+            self._idle -= 1
+        elif self._threads < MAX_THREADS:
+            self._threads += 1
+            threading.Thread(target=self._serve, name="penstock-dns", daemon=True).start()
+
+    def _serve(self) -> None:
+        while (host := self._questions.get()) is not None:
+            answer = self._resolve(host)
+            with self._lock:
+                flight = self._flights.pop(host)
+                self._remember(host, answer)
+                if self._questions.empty():
+                    self._idle += 1
+            flight.set_result(answer)
+
+    def _remember(self, host: str, answer: Answer) -> None:
+        self._cache.pop(host, None)
+        if answer.lifetime:
+            self._cache[host] = (self._clock() + answer.lifetime, answer)
+            if len(self._cache) > MAX_HOSTS:
+                del self._cache[next(iter(self._cache))]
+
+    def _resolve(self, host: str) -> Answer:
+        try:
+            addresses = list(dict.fromkeys(self._lookup(host)))
+        except socket.gaierror as error:
+            return Answer(reason=_reason(error), detail=f"{host}: {error.strerror}")
+        except Exception as error:  # noqa: BLE001 - a lookup that fails in whatever way must not take its thread along
+            return Answer(reason=Reason.DNS_TEMPORARY, detail=f"{host}: {type(error).__name__}: {error}")
+        if not addresses:
+            return Answer(reason=Reason.DNS_NO_ADDRESS, detail=host)
+        allowed = self._guard.filter(addresses)[:MAX_ADDRESSES]
+        if not allowed:
+            return Answer(reason=Reason.SSRF_BLOCKED, detail=f"{host} has the address {addresses[0]}")
+        return Answer(allowed)
+
+
+def _reason(error: socket.gaierror) -> Reason:
+    code: Any = error.errno
+    if code in _NO_ADDRESS:
+        return Reason.DNS_NO_ADDRESS
+    return Reason.DNS_TEMPORARY if code in _TEMPORARY else Reason.DNS_NXDOMAIN

@@ -1,0 +1,125 @@
+"""Which request starts next: a global width, a bound for each host, and pauses that cost no slot.
+
+    add ──▶ host's queue ──▶ round of ready hosts ──take──▶ active ──finished──▶
+      └─(pause)─▶ heap ─▲         ▲
+                        └─ held host, when its time has come
+
+Decides and does no I/O; time is a number that the caller passes in. Not thread-safe.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+__all__ = ["Schedule", "Slot"]
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Slot(Generic[T]):
+    """One host."""
+
+    active: int = 0
+    queue: deque[T] = field(default_factory=deque)
+    not_before: float = 0.0
+    """Nothing starts here earlier than this."""
+    queued: bool = False
+    """Whether it stands in the round."""
+
+
+class Schedule(Generic[T]):
+    """Requests of many hosts, taken in turn: one slow or limited host never holds up the others.
+
+    Every operation costs O(1), or O(log n) where a pause is involved; a host of which nothing is known takes no room.
+    """
+
+    def __init__(self, width: int, per_host: int) -> None:
+        self._width = width
+        self._per_host = per_host
+        self._slots: dict[str, Slot[T]] = {}
+        self._round: deque[str] = deque()
+        self._pauses: list[tuple[float, int, str, T | None]] = []
+        self._serial = itertools.count()
+        self.active = 0
+        """Requests taken and not finished."""
+
+    def __len__(self) -> int:
+        """Hosts with something active, queued or held."""
+        return len(self._slots)
+
+    def add(self, request: T, host: str, now: float, *, pause: float = 0.0) -> None:
+        """Queue a request, at the end of its host's queue, when the pause is over."""
+        if pause > 0:
+            heapq.heappush(self._pauses, (now + pause, next(self._serial), host, request))
+            return
+        slot = self._slots.get(host)
+        if slot is None:
+            slot = self._slots[host] = Slot()
+        slot.queue.append(request)
+        self._settle(host, slot, now)
+
+    def ready(self, now: float) -> bool:
+        """Whether `take` would give something."""
+        while self._pauses and self._pauses[0][0] <= now:
+            _, _, host, request = heapq.heappop(self._pauses)
+            if request is not None:
+                self.add(request, host, now)
+            elif host in self._slots:
+                self._settle(host, self._slots[host], now)
+        return bool(self._round) and self.active < self._width
+
+    def take(self, now: float) -> T | None:
+        """The request to start now, if there is one."""
+        if not self.ready(now):
+            return None
+        host = self._round.popleft()
+        slot = self._slots[host]
+        slot.queued = False
+        request = slot.queue.popleft()
+        slot.active += 1
+        self.active += 1
+        self._settle(host, slot, now)
+        return request
+
+    def finished(self, host: str, now: float) -> None:
+        """A request that was taken is over, well or not."""
+        slot = self._slots[host]
+        slot.active -= 1
+        self.active -= 1
+        self._settle(host, slot, now)
+
+    def hold(self, host: str, now: float, pause: float) -> None:
+        """Start nothing at this host for so many seconds."""
+        if pause <= self.held(host, now):
+            return
+        slot = self._slots.setdefault(host, Slot())
+        slot.not_before = now + pause
+        if slot.queued:
+            self._round.remove(host)  # O(ready hosts), and as rare as rate limits are
+            slot.queued = False
+        heapq.heappush(self._pauses, (slot.not_before, next(self._serial), host, None))
+
+    def held(self, host: str, now: float) -> float:
+        """Seconds for which the host is still held."""
+        slot = self._slots.get(host)
+        return max(0.0, slot.not_before - now) if slot else 0.0
+
+    def wake_at(self) -> float | None:
+        """When `ready` may become true by the passing of time alone; None if it will not."""
+        return self._pauses[0][0] if self._pauses else None
+
+    def _settle(self, host: str, slot: Slot[T], now: float) -> None:
+        """Put a host into the round if it belongs there; forget it if nothing is left of it."""
+        if slot.not_before > now:
+            return
+        if slot.queue:
+            if not slot.queued and slot.active < self._per_host:
+                slot.queued = True
+                self._round.append(host)
+        elif not slot.active:
+            del self._slots[host]

@@ -1,0 +1,355 @@
+"""One lane: source → fetch → crew → whoever takes the settled rows.
+
+::
+
+                 ┌──────────────────────── hub (the caller's thread) ───────────────────────┐
+     rows ─next──▶ feed ──submit──▶ fetcher ──deliver──▶ events ──▶ ready ──submit──▶ crew  │
+                 │  ▲                                      ▲                          │     │
+                 │  └── tickets: lookahead rows, bytes     └────────── deliver ───────┘     │
+                 │                                                                          │
+                 │  a result, or a failed fetch  ──▶  yield Settled                         │
+                 └──────────────────────────────────────────────────────────────────────────┘
+
+The hub is the only thread that touches the lane's state, so there is nothing to lock. Fetcher and crew have threads of
+their own and speak to the hub through one queue of events. What may lie where is bounded:
+
+* rows inside the fetcher by `lookahead` (so that rows of one slow host do not hold up the hosts behind them);
+* compressed bytes, from the first byte received to the end of the work, by a `ByteBudget`;
+* rows inside the crew by `CREW_DEPTH` a worker, and the results that they can turn into by `result_bytes`.
+
+There is always a reader: the hub waits only for the queue of events, and every row inside ends in it.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from penstock.crew.base import Crew, CrewStatistics
+from penstock.errors import WorkerError
+from penstock.fetch.base import Fetcher
+from penstock.fetch.budget import ByteBudget
+from penstock.records import Failure, Fetched, Kind, Outcome, Result, Row, Settled
+
+__all__ = ["Lane", "LaneStatistics"]
+
+CREW_DEPTH = 4
+"""Rows a worker may have waiting or at work. Two keep it busy; two more cover the hub being held up by the disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaneStatistics:
+    """Where the time of a lane went. Shares are of the time between the first row fed and the last one settled."""
+
+    seconds: float
+    """Wall time of the lane."""
+    crew_busy: float
+    """Share of the workers' time spent working. Above 0.8 the CPU is the bottleneck."""
+    crew_waiting: float
+    """Share of time in which fetched rows stood waiting for a worker. High: downloads outrun the CPU."""
+    consumer: float
+    """Share of the hub's time spent by the consumer (the sink). Above 0.5 the output is the bottleneck."""
+    source: float
+    """Share of the hub's time spent waiting for the source's next row. Above 0.5 the source is the bottleneck."""
+    fetching: float
+    """Rows inside the fetcher, on average over time."""
+    crew: CrewStatistics
+
+    @classmethod
+    def average(cls, lanes: Sequence[LaneStatistics]) -> LaneStatistics:
+        """Of lanes that ran side by side: the longest wall, the mean of the shares, the sum of the rest."""
+
+        def mean(name: str) -> float:
+            return float(sum(getattr(lane, name) for lane in lanes) / len(lanes))
+
+        return cls(
+            seconds=max(lane.seconds for lane in lanes),
+            crew_busy=mean("crew_busy"),
+            crew_waiting=mean("crew_waiting"),
+            consumer=mean("consumer"),
+            source=mean("source"),
+            fetching=sum(lane.fetching for lane in lanes),
+            crew=CrewStatistics(
+                busy_seconds=sum(lane.crew.busy_seconds for lane in lanes),
+                crashes=sum(lane.crew.crashes for lane in lanes),
+                timeouts=sum(lane.crew.timeouts for lane in lanes),
+            ),
+        )
+
+
+class Lane:
+    """Settles rows: each row that enters leaves as exactly one `Settled`, in the order of completion.
+
+    >>> with Lane(fetcher, crew, lookahead=1024, budget=ByteBudget(2**27), result_bytes=2**27) as lane:  # doctest: +SKIP
+    ...     for settled in lane.settle(rows):
+    ...         sink.add(settled)
+
+    Args:
+        fetcher: brings the bytes; started and closed by the lane.
+        crew: does the work; started and closed by the lane.
+        lookahead: rows inside the fetcher at most, in flight or waiting for their host's turn.
+        budget: bound on compressed bytes.
+        result_bytes: bound on the results that may be under way from the crew to the consumer.
+    """
+
+    def __init__(
+        self, fetcher: Fetcher, crew: Crew, *, lookahead: int, budget: ByteBudget, result_bytes: int
+    ) -> None:
+        self._fetcher = fetcher
+        self._crew = crew
+        self._lookahead = lookahead
+        self._budget = budget
+        self._result_bytes = result_bytes
+        self._events: queue.SimpleQueue[_Fetched | _Done | WorkerError | None] = queue.SimpleQueue()
+        self._ready: deque[_Fetched] = deque()
+        self._fetching = 0
+        self._working: dict[int, int] = {}
+        self._largest_result = 0
+        self._stop_asked = False
+        self._fetcher_closed = False
+        self._deadline: float | None = None
+        self._clock = _Clock()
+
+    def __enter__(self) -> Self:
+        self._fetcher.start(self._on_fetched, self._budget)
+        try:
+            self._crew.start(self._on_done, self._events.put)
+        except BaseException:
+            self._fetcher.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop at once; what is inside is dropped. May be called twice."""
+        self._fetcher.close()
+        self._crew.close()
+
+    def stop(self, grace: float = 10.0) -> None:
+        """Take no more rows and drop those still downloading; let the others settle, for `grace` seconds at most.
+
+        Safe in a signal handler. What is dropped was not settled, so a later run will do it.
+        """
+        self._stop_asked = True
+        self._deadline = time.monotonic() + grace
+        self._events.put(None)
+
+    def settle(self, rows: Iterable[Row]) -> Iterator[Settled]:
+        """Work off `rows`, lazily and in any order of completion; ends when all that entered have left.
+
+        Raises:
+            WorkerError: the crew cannot work at all.
+        """
+        source = iter(rows)
+        self._clock.start()
+        exhausted = False
+        while True:
+            if self._stop_asked:
+                self._stop_fetching()
+            elif not exhausted:
+                exhausted = self._feed(source)
+            if (exhausted or self._stop_asked) and not self._inside:
+                return
+            event = self._next_event()
+            if event is not None:
+                for settled in self._handle(event):
+                    self._clock.consumer_has_it()
+                    yield settled
+                    self._clock.hub_has_it()
+            elif self._out_of_grace():
+                return
+
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called: rows may have been left out."""
+        return self._stop_asked
+
+    @property
+    def _inside(self) -> int:
+        beyond_fetcher = len(self._ready) + len(self._working)
+        return beyond_fetcher + (self._events.qsize() if self._fetcher_closed else self._fetching)
+
+    def _stop_fetching(self) -> None:
+        """Close the fetcher once; what it had delivered by then is in the queue of events, the rest is dropped."""
+        if not self._fetcher_closed:
+            self._fetcher_closed = True
+            self._fetcher.close()
+
+    def _feed(self, source: Iterator[Row]) -> bool:
+        """Give the fetcher as many rows as it may hold; True when the source is at its end."""
+        while not self._stop_asked and self._fetching < self._lookahead and not self._crowded():
+            asked = time.perf_counter()
+            row = next(source, None)
+            self._clock.source_took(time.perf_counter() - asked)
+            if row is None:
+                return True
+            self._fetching += 1
+            self._clock.fetching(self._fetching)
+            self._fetcher.submit(row)
+        return False
+
+    def _crowded(self) -> bool:
+        """Whether so much waits for the crew that more would only take memory."""
+        return len(self._ready) >= self._lookahead
+
+    def _next_event(self) -> _Fetched | _Done | None:
+        try:
+            event = self._events.get(timeout=self._patience())
+        except queue.Empty:
+            return None
+        if isinstance(event, WorkerError):
+            raise event
+        return event
+
+    def _patience(self) -> float | None:
+        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+
+    def _out_of_grace(self) -> bool:
+        return self._deadline is not None and time.monotonic() >= self._deadline
+
+    def _handle(self, event: _Fetched | _Done) -> Iterator[Settled]:
+        if isinstance(event, _Done):
+            self._budget.release(self._working.pop(event.row.index))
+            self._submit_ready()
+            yield _settled(event)
+        else:
+            self._fetching -= 1
+            self._clock.fetching(self._fetching)
+            failure = next((part for part in event.parts if isinstance(part, Failure)), None)
+            if failure is None:
+                self._ready.append(event)
+                self._submit_ready()
+            else:
+                self._budget.release(event.size)
+                yield Settled(_failed(event.row, failure, size=event.size))
+
+    def _submit_ready(self) -> None:
+        while self._ready and self._crew_has_room():
+            event = self._ready.popleft()
+            self._working[event.row.index] = event.size
+            self._crew.submit(event.row, event.fetched)
+        self._clock.waiting(bool(self._ready))
+
+    def _crew_has_room(self) -> bool:
+        """A place in the crew, and room for what could come out of it."""
+        inside = len(self._working)
+        if inside >= CREW_DEPTH * self._crew.width:
+            return False
+        return inside == 0 or (inside + 1) * self._largest_result <= self._result_bytes
+
+    def _on_fetched(self, row: Row, parts: tuple[Fetched | Failure, ...]) -> None:
+        self._events.put(_Fetched(row, parts))
+
+    def _on_done(self, row: Row, result: Result) -> None:
+        if not isinstance(result.value, Failure):
+            self._largest_result = max(self._largest_result, result.value.nbytes)
+        self._events.put(_Done(row, result))
+
+    def statistics(self) -> LaneStatistics:
+        """Where the time went so far."""
+        crew = self._crew.statistics()
+        return self._clock.statistics(crew, self._crew.width)
+
+
+@dataclass(frozen=True, slots=True)
+class _Fetched:
+    """Event: the fetcher is done with a row."""
+
+    row: Row
+    parts: tuple[Fetched | Failure, ...]
+
+    @property
+    def fetched(self) -> tuple[Fetched, ...]:
+        return tuple(part for part in self.parts if isinstance(part, Fetched))
+
+    @property
+    def size(self) -> int:
+        """Bytes that the row holds of the budget."""
+        return sum(len(part.data) for part in self.parts if isinstance(part, Fetched))
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """Event: the crew is done with a row."""
+
+    row: Row
+    result: Result
+
+
+def _settled(event: _Done) -> Settled:
+    result = event.result
+    if isinstance(result.value, Failure):
+        return Settled(_failed(event.row, result.value, result.size, result.http_status, result.attempts))
+    outcome = Outcome(
+        event.row, Kind.WRITTEN, http_status=result.http_status, attempts=result.attempts, size=result.size
+    )
+    return Settled(outcome, result.value)
+
+
+def _failed(row: Row, failure: Failure, size: int, http_status: int | None = None, attempts: int = 0) -> Outcome:
+    return Outcome(
+        row,
+        Kind.FAILED,
+        failure.reason,
+        failure.detail,
+        failure.http_status if failure.http_status is not None else http_status,
+        failure.attempts or attempts,
+        size or failure.size,
+    )
+
+
+class _Clock:
+    """Keeps the shares of `LaneStatistics`: a few additions a row."""
+
+    def __init__(self) -> None:
+        self._started = self._now = 0.0
+        self._consumer = self._source = self._waiting = self._fetching_area = 0.0
+        self._consumer_since = self._fetching_since = 0.0
+        self._waiting_since: float | None = None
+        self._fetching_level = 0
+
+    def start(self) -> None:
+        self._started = self._fetching_since = time.perf_counter()
+
+    def consumer_has_it(self) -> None:
+        self._consumer_since = time.perf_counter()
+
+    def hub_has_it(self) -> None:
+        self._now = time.perf_counter()
+        self._consumer += self._now - self._consumer_since
+
+    def source_took(self, seconds: float) -> None:
+        self._source += seconds
+
+    def fetching(self, level: int) -> None:
+        now = time.perf_counter()
+        self._fetching_area += self._fetching_level * (now - self._fetching_since)
+        self._fetching_level, self._fetching_since = level, now
+
+    def waiting(self, anything: bool) -> None:
+        if anything and self._waiting_since is None:
+            self._waiting_since = time.perf_counter()
+        elif not anything and self._waiting_since is not None:
+            self._waiting += time.perf_counter() - self._waiting_since
+            self._waiting_since = None
+
+    def statistics(self, crew: CrewStatistics, width: int) -> LaneStatistics:
+        wall = max(self._now - self._started, 1e-9)
+        return LaneStatistics(
+            seconds=wall,
+            crew_busy=crew.busy_seconds / (wall * width),
+            crew_waiting=self._waiting / wall,
+            consumer=self._consumer / wall,
+            source=self._source / wall,
+            fetching=self._fetching_area / wall,
+            crew=crew,
+        )

@@ -1,0 +1,144 @@
+"""What is done: the journal's lines, replayed. Decides, and does no I/O.
+
+The journal is one JSON object a line. The first says which run this is; each further one says that a shard exists::
+
+    {"run": {"version": 1, "run_id": "…", "source": {…} | null, "options": {…}}}
+    {"shard": 0, "rows": 10000, "written": 9876, …}
+    {"shard": 1, …}
+    {"finished": {"rows": 20000}}
+
+A shard exists if and only if its line does; the line is written after the shard's files have their final names. A last
+line without its newline was cut off by a crash and counts for nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from penstock.config import RunConfig, flag_of
+from penstock.errors import OutputRefusedError
+from penstock.records import ShardFile, ShardReport
+from penstock.report.account import Account
+
+__all__ = ["IDENTITY", "Ledger", "Manifest"]
+
+VERSION = 1
+"""Of the journal's format."""
+
+IDENTITY = (
+    "size",
+    "resize",
+    "encode",
+    "quality",
+    "exact",
+    "max_pixels",
+    "max_bytes",
+    "format",
+    "shard_size",
+    "url_column",
+    "caption_column",
+    "keep_columns",
+)
+"""Options that decide what is in a shard. The others (width, patience, strategy) may differ when a run goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Which run a folder holds."""
+
+    run_id: str
+    source: Mapping[str, Any] | None
+    """The source's fingerprint; None for a source that can be read only once."""
+    options: Mapping[str, Any]
+    """The options named in `IDENTITY`, and the transform's name."""
+
+    @classmethod
+    def of(cls, run_id: str, fingerprint: Mapping[str, Any] | None, config: RunConfig, transform: str | None) -> Manifest:
+        """The manifest of a run that is about to start."""
+        values = config.as_dict()
+        return cls(run_id, fingerprint, {name: values[name] for name in IDENTITY} | {"transform": transform})
+
+    def check_same(self, other: Manifest) -> None:
+        """Raise OutputRefusedError with the difference, unless `other` would make the same shards."""
+        differences = [
+            f"{flag_of(name)} was {self.options.get(name)!r} there and is {value!r} now"
+            for name, value in other.options.items()
+            if self.options.get(name) != value
+        ]
+        if self.source != other.source:
+            differences.insert(0, _source_difference(self.source, other.source))
+        if differences:
+            raise OutputRefusedError(
+                f"the folder holds another run: {'; '.join(differences)}. Give another --out, or --overwrite to delete it"
+            )
+
+
+def _source_difference(there: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> str:
+    if there is None or now is None:
+        return "one of the two lists can be read only once, so that nobody can tell whether they are the same"
+    changed = [name for name in sorted({*there, *now}) if there.get(name) != now.get(name)]
+    return f"the list is not the same ({', '.join(changed)} differ)"
+
+
+@dataclass(slots=True)
+class Ledger:
+    """The state of a run, as far as its journal tells."""
+
+    manifest: Manifest | None = None
+    shards: dict[int, ShardReport] = field(default_factory=dict)
+    finished_rows: int | None = None
+    """Rows of the whole source, once a run has come to its end."""
+
+    @classmethod
+    def replay(cls, lines: Iterable[str]) -> Ledger:
+        """The ledger after these lines; a last line without a newline is ignored."""
+        ledger = cls()
+        for line in lines:
+            if line.endswith("\n"):
+                ledger.apply(json.loads(line))
+        return ledger
+
+    def apply(self, entry: Mapping[str, Any]) -> None:
+        """Take in one line."""
+        if "run" in entry:
+            run = entry["run"]
+            self.manifest = Manifest(run["run_id"], run["source"], run["options"])
+        elif "shard" in entry:
+            report = shard_from_json(entry)
+            self.shards[report.shard] = report
+        elif "finished" in entry:
+            self.finished_rows = entry["finished"]["rows"]
+
+    @property
+    def account(self) -> Account:
+        """Rows by outcome, over the committed shards."""
+        return Account.of(self.shards.values())
+
+    @property
+    def next_shard(self) -> int:
+        """The first number that no shard has."""
+        return max(self.shards, default=-1) + 1
+
+
+def run_entry(manifest: Manifest) -> dict[str, Any]:
+    """The journal's first line."""
+    return {"run": {"version": VERSION, **dataclasses.asdict(manifest)}}
+
+
+def shard_entry(report: ShardReport) -> dict[str, Any]:
+    """The line that says that a shard exists."""
+    return dataclasses.asdict(report)
+
+
+def finished_entry(rows: int) -> dict[str, Any]:
+    """The line that says that the source has come to its end."""
+    return {"finished": {"rows": rows}}
+
+
+def shard_from_json(entry: Mapping[str, Any]) -> ShardReport:
+    """The report that `shard_entry` wrote."""
+    return ShardReport(**{**entry, "files": tuple(ShardFile(**file) for file in entry["files"])})

@@ -1,0 +1,115 @@
+"""The rows that were not written, read back from the tables beside the shards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from penstock.errors import SourceError
+from penstock.records import Kind, Reason, Retry, ShardReport
+
+__all__ = ["FailedRow", "ReasonGroup", "group_by_reason", "read_failures"]
+
+COLUMNS = ("key", "url", "outcome", "reason", "error_message", "http_status", "attempts")
+
+
+@dataclass(frozen=True, slots=True)
+class FailedRow:
+    """A row that was failed or skipped, by its last attempt."""
+
+    key: str
+    url: str | None
+    outcome: str
+    reason: str
+    error_message: str | None
+    http_status: int | None
+    attempts: int
+    fields: Mapping[str, Any]
+    """The further columns of its table: caption and kept ones."""
+
+    @property
+    def index(self) -> int:
+        """Position in the list."""
+        return int(self.key)
+
+    @property
+    def worth_retrying(self) -> bool:
+        """Whether the reason is one that may pass with time."""
+        return Reason.named(self.reason).retry is not Retry.NEVER
+
+
+@dataclass(frozen=True, slots=True)
+class ReasonGroup:
+    """The rows that share a reason."""
+
+    reason: str
+    count: int
+    meaning: str
+    worth_retrying: bool
+    examples: tuple[FailedRow, ...]
+
+
+def read_failures(folder: Path, shards: Iterable[ShardReport], columns: tuple[str, ...] = ()) -> Iterator[FailedRow]:
+    """Each row that is still without an image, in the order of shards; a retried row counts by its last attempt.
+
+    Args:
+        folder: the run's folder.
+        shards: its committed shards, by number.
+        columns: further columns to read.
+
+    Raises:
+        SourceError: a shard's table is missing or damaged.
+    """
+    reports = sorted(shards, key=lambda report: report.shard)
+    later = _last_shard_of_retried(folder, [report for report in reports if report.retried])
+    for report in reports:
+        if report.failed or report.skipped:
+            for row in _read_table(folder, report.shard, columns):
+                if later.get(row.key, report.shard) == report.shard:
+                    yield row
+
+
+def _last_shard_of_retried(folder: Path, reports: list[ShardReport]) -> dict[str, int]:
+    return {
+        key: report.shard
+        for report in reports
+        for key in _open(folder, report.shard).read(columns=["key"]).column("key").to_pylist()
+    }
+
+
+def _read_table(folder: Path, shard: int, columns: tuple[str, ...]) -> Iterator[FailedRow]:
+    for batch in _open(folder, shard).iter_batches(batch_size=4096, columns=[*COLUMNS, *columns]):
+        unwritten = batch.filter(pc.not_equal(batch.column("outcome"), Kind.WRITTEN.value))
+        for values in unwritten.to_pylist():
+            common = {name: values.pop(name) for name in COLUMNS}
+            yield FailedRow(**common, fields=values)
+
+
+def _open(folder: Path, shard: int) -> pq.ParquetFile:
+    path = folder / f"{shard:05d}.parquet"
+    try:
+        return pq.ParquetFile(path)
+    except (OSError, ValueError) as error:
+        raise SourceError(f"cannot read {path}: {error}; `penstock verify {folder}` tells what else is damaged") from error
+
+
+def group_by_reason(failures: Iterable[FailedRow], examples: int = 3) -> list[ReasonGroup]:
+    """The failures by reason, the commonest first, with a few examples each."""
+    counts: dict[str, int] = {}
+    shown: dict[str, list[FailedRow]] = {}
+    for row in failures:
+        counts[row.reason] = counts.get(row.reason, 0) + 1
+        kept = shown.setdefault(row.reason, [])
+        if len(kept) < examples:
+            kept.append(row)
+    return [
+        ReasonGroup(
+            reason, counts[reason], Reason.named(reason).meaning, Reason.named(reason).retry is not Retry.NEVER, tuple(shown[reason])
+        )
+        for reason in sorted(counts, key=lambda name: (-counts[name], name))
+    ]

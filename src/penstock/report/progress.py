@@ -1,0 +1,43 @@
+"""The bar that moves while a run works."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+__all__ = ["Update", "progress_bar"]
+
+Update = Callable[[int, int, int], None]
+"""Takes rows done, rows among them that failed, and bytes downloaded."""
+
+
+@contextlib.contextmanager
+def progress_bar(console: Console, total: int | None) -> Iterator[Update]:
+    """Show a bar on `console` (nothing, where it is no terminal) and give the function that moves it.
+
+    Args:
+        console: where to draw.
+        total: rows of the list; None if nobody knows, then the bar only pulses.
+    """
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[failed]} failed, {task.fields[speed]:.0f} rows/s, {task.fields[megabytes]:.1f} MB/s"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task("rows", total=total, failed=0, speed=0.0, megabytes=0.0)
+
+        def update(done: int, failed: int, size: int) -> None:
+            seconds = bar.tasks[0].elapsed or 1e-9
+            bar.update(task, completed=done, failed=failed, speed=done / seconds, megabytes=size / 1e6 / seconds)
+
+        yield update

@@ -1,0 +1,95 @@
+"""Reports and failures as people read them, in a terminal or without one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from penstock.records import Reason
+from penstock.report.failures import ReasonGroup
+from penstock.report.report import Report
+
+__all__ = ["render_failures", "render_report"]
+
+
+def render_report(report: Report) -> RenderableType:
+    """The account, the speed, the bottleneck, and where the output lies."""
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="dim")
+    facts.add_column(overflow="fold")
+    for name, value in _facts(report):
+        facts.add_row(name, value)
+    if not report.reasons:
+        return facts
+    return Group(facts, "", _reasons(report.reasons.items()))
+
+
+def _facts(report: Report) -> list[tuple[str, RenderableType]]:
+    done_now = report.rows - report.rows_before
+    facts: list[tuple[str, RenderableType]] = [("account", _account(report))]
+    if report.rows_before:
+        facts.append(("went on", f"{report.rows_before:,} rows were done before, {done_now:,} now"))
+    if done_now > 0:
+        facts += [
+            ("speed", f"{report.images_per_second:,.0f} images/s, {report.megabytes_per_second:,.1f} MB/s"),
+            ("time", f"{report.seconds:,.1f} s"),
+            ("memory", f"{report.peak_rss_bytes / 1e6:,.0f} MB at the peak, all processes"),
+            ("set-up", _setup(report)),
+            ("bottleneck", report.verdict),
+        ]
+    facts.append(("output", Text(report.folder)))
+    return facts
+
+
+def _account(report: Report) -> Text:
+    text = Text.assemble(
+        f"{report.rows:,} rows = ",
+        (f"{report.written:,} written", "green"),
+        " + ",
+        (f"{report.failed:,} failed", "red" if report.failed else ""),
+        " + ",
+        f"{report.skipped:,} skipped",
+    )
+    if not report.finished:
+        text.append(" (not finished: the same command goes on)", "yellow")
+    return text
+
+
+def _setup(report: Report) -> str:
+    lanes = f", {report.lanes} lanes" if report.lanes > 1 else ""
+    download = {"asyncio": "an event loop", "threads": "threads", "worker": "each worker itself"}.get(report.fetch, "?")
+    return f"{report.strategy}: {download} downloads, {report.workers} {report.crew} decode{lanes}"
+
+
+def _reasons(reasons: Iterable[tuple[str, int]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("reason")
+    table.add_column("rows", justify="right")
+    table.add_column("meaning", overflow="fold")
+    for reason, count in reasons:
+        table.add_row(reason, f"{count:,}", Reason.named(reason).meaning)
+    return table
+
+
+def render_failures(groups: Sequence[ReasonGroup]) -> RenderableType:
+    """A table by reason, with examples."""
+    if not groups:
+        return Text("no row failed or was skipped")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("rows", justify="right")
+    table.add_column("reason and examples", overflow="fold")
+    table.add_column("again?")
+    for group in groups:
+        table.add_row(f"{group.count:,}", Text(f"{group.reason}: {group.meaning}", "bold"), _again(group))
+        for row in group.examples:
+            detail = f" ({row.error_message})" if row.error_message else ""
+            table.add_row("", Text(f"{row.key} {row.url or '-'}{detail}", "dim"), "")
+    return table
+
+
+def _again(group: ReasonGroup) -> str:
+    return "--retry-failed" if group.worth_retrying else "no use"

@@ -1,0 +1,43 @@
+"""Which stage held the others up, in one line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Shares", "verdict"]
+
+BUSY = 0.8
+"""Share from which a stage counts as full; below it there was slack, so that something else was waited for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """Where the time of a run went: 0 to 1 each."""
+
+    crew_busy: float
+    """Of the decoders' time."""
+    consumer: float
+    """Of the hub's time, in the sink."""
+    source: float
+    """Of the hub's time, waiting for the list."""
+    connections: float
+    """Of the connections, in use or waiting for their host's turn, on average; may pass 1."""
+
+
+def verdict(shares: Shares, *, workers: int, connections: int, per_host: int) -> str:
+    """The stage that was the bottleneck, the figure that shows it, and what would help."""
+    if shares.crew_busy >= BUSY:
+        return (
+            f"CPU: the {workers} decoders were busy {shares.crew_busy:.0%} of the time; "
+            "more cores would help, more connections would not"
+        )
+    if shares.consumer >= 0.5:
+        return f"output: {shares.consumer:.0%} of the time went into writing; a faster disk would help"
+    if shares.source >= 0.5:
+        return f"source: {shares.source:.0%} of the time went into reading the list"
+    if shares.connections > 1:
+        return (
+            f"network, by limit: rows waited for a free connection (--connections {connections}, --per-host {per_host}) "
+            f"while the decoders were busy {shares.crew_busy:.0%} of the time; raise the limit if the servers allow it"
+        )
+    return f"network: the decoders were busy {shares.crew_busy:.0%} of the time and waited for downloads otherwise"

@@ -1,0 +1,308 @@
+"""A list → a folder.
+
+::
+
+    options ─▶ RunConfig          list ─▶ Source          --out ─▶ OutputFolder (lock, journal)
+                     ╲               │                        ╱
+                      ▼              ▼                       ▼
+                 Job (what a lane must know)      Plan (rows not yet done)
+                                 ╲                 ╱
+                                  ▼               ▼
+                       engine: lanes ──ShardReport──▶ journal ──▶ Report
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import difflib
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import penstock
+from penstock.build import Setup, choose
+from penstock.config import ImageConfig, RunConfig
+from penstock.crew.base import Work
+from penstock.engines.base import Engine, Plan
+from penstock.engines.filling import Placed
+from penstock.engines.local import LocalEngine
+from penstock.engines.work import Job, Progress, Summary, Watch
+from penstock.errors import ConfigError
+from penstock.flow import LaneStatistics
+from penstock.folder import OutputFolder
+from penstock.image.work import ImageWork, Transform, TransformWork, check_picklable
+from penstock.ledger import Ledger, Manifest, finished_entry, run_entry, shard_entry
+from penstock.records import Request, Row, ShardReport
+from penstock.report.account import Account
+from penstock.report.failures import read_failures
+from penstock.report.report import Report
+from penstock.report.verdict import Shares, verdict
+from penstock.sink.shards import ShardStore, check_writable
+from penstock.source import Source, open_source
+
+__all__ = ["OnProgress", "Run", "run"]
+
+OnProgress = Callable[[Progress, LaneStatistics], None]
+"""Called a few times a second while a run works, on the thread that runs it."""
+
+
+def run(
+    source: Any,
+    out: str | os.PathLike[str],
+    *,
+    transform: Transform | None = None,
+    config: RunConfig | None = None,
+    on_progress: OnProgress | None = None,
+    **options: Any,
+) -> Report:
+    """Turn a list of image URLs into dataset shards.
+
+    >>> report = penstock.run("urls.parquet", "out/", size=256, resize="crop")  # doctest: +SKIP
+    >>> report.written, report.failed, report.reasons  # doctest: +SKIP
+    (998, 2, {'http.not_found': 1, 'image.truncated': 1})
+
+    The same call again goes on where an earlier one stopped, and does nothing when that one had finished.
+
+    Args:
+        source: a file (txt, csv, tsv, json, jsonl, parquet, each but parquet also .gz), a folder of them, any fsspec
+            URL, ``-`` for standard input, or any iterable of URLs or of mappings.
+        out: the output folder: new, empty, or one that holds this same run.
+        transform: a picklable function ``(bytes, row) -> dict of arrays or bytes`` instead of Penstock's own resize.
+        config: all the options at once; or give them one by one:
+        on_progress: called a few times a second.
+        **options: fields of `RunConfig`.
+
+    Raises:
+        ConfigError: an option cannot be used.
+        SourceError: the list cannot be read.
+        OutputRefusedError: the folder holds something else, or another run works in it.
+        OutputError: the disk refuses.
+        WorkerError: the workers cannot work at all.
+
+    *Cancellation*: KeyboardInterrupt leaves the folder in order and passes on; the same call then goes on.
+    """
+    return Run(source, out, config=make_config(config, options), transform=transform).execute(on_progress)
+
+
+def make_config(config: RunConfig | None, options: Mapping[str, Any]) -> RunConfig:
+    """`config` with these options over it; an unknown one is a ConfigError that names the nearest."""
+    names = [spec.name for spec in dataclasses.fields(RunConfig)]
+    for name in options:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f"; did you mean {near[0]}?" if near else f"; expected one of {', '.join(names)}"
+            raise ConfigError(f"unknown option {name!r}{hint}")
+    return dataclasses.replace(config or RunConfig(), **options)
+
+
+class _Stoppable(Protocol):
+    def stop(self) -> None: ...
+
+
+class Run(Watch):
+    """One run, so that it can be looked at and stopped from outside.
+
+    >>> run = Run("urls.txt", "out", config=RunConfig(size=128))  # doctest: +SKIP
+    >>> report = run.execute()  # doctest: +SKIP
+    """
+
+    def __init__(
+        self, source: Any, out: str | os.PathLike[str], *, config: RunConfig, transform: Transform | None = None
+    ) -> None:
+        if transform is not None:
+            check_picklable(transform)
+        self.config = config
+        self.out = Path(out)
+        self.source = open_source(
+            source,
+            url_column=config.url_column,
+            caption_column=config.caption_column,
+            keep_columns=config.keep_columns,
+        )
+        self._transform = transform
+        self._ledger = Ledger()
+        self._folder = OutputFolder(self.out)
+        self._lane: _Stoppable | None = None
+        self._stop_asked = False
+        self._on_progress: OnProgress | None = None
+
+    def stop(self) -> None:
+        """Take no more rows, commit what is whole, and let `execute` return. Safe in a signal handler."""
+        self._stop_asked = True
+        if self._lane is not None:
+            self._lane.stop()
+
+    def execute(self, on_progress: OnProgress | None = None) -> Report:
+        """Do the work; see `run`."""
+        self._on_progress = on_progress
+        started = datetime.datetime.now(datetime.UTC)
+        with self._folder:
+            job = self._prepare()
+            if self._nothing_to_do():
+                return self._blank_report(job.setup)
+            before = self._ledger.account
+            clock = time.perf_counter()
+            summary = self._do_list(job)
+            if self.config.retry_failed and self._ledger.finished_rows is not None:
+                summary = self._do_retries(job, summary)
+            report = self._report(job, summary, before, time.perf_counter() - clock, started)
+            self._folder.write_report(report.as_dict())
+            return report
+
+    def _prepare(self) -> Job:
+        """Make the folder this run's, and say what its lanes must know."""
+        manifest = self._manifest()
+        ledger = self._folder.read_ledger()
+        if ledger.manifest is not None and self.config.overwrite:
+            self._folder.clear(ledger)
+            ledger = Ledger()
+        if ledger.manifest is not None:
+            ledger.manifest.check_same(manifest)
+            manifest = ledger.manifest
+        check_writable(self.out)
+        if ledger.manifest is None:
+            self._folder.append(run_entry(manifest))
+            ledger.manifest = manifest
+        self._ledger = ledger
+        return Job(
+            config=self.config,
+            setup=choose(self.config, splittable=self.source.rereadable),
+            folder=self.out,
+            run_id=manifest.run_id,
+            work=self._work(),
+            kept_schema=self.source.kept_schema(),
+        )
+
+    def _manifest(self) -> Manifest:
+        transform = self._transform
+        name = f"{transform.__module__}.{getattr(transform, '__qualname__', type(transform).__name__)}" if transform else None
+        return Manifest.of(uuid.uuid4().hex, self.source.fingerprint, self.config, name)
+
+    def _work(self) -> Work:
+        if self._transform is not None:
+            return TransformWork(self._transform)
+        return ImageWork(self.config.part(ImageConfig), as_array=self.config.format == "arrays")
+
+    def _nothing_to_do(self) -> bool:
+        """The list is done; for one without a fingerprint only reading it again can tell."""
+        return (
+            self._ledger.finished_rows is not None
+            and self.source.fingerprint is not None
+            and not self.config.retry_failed
+        )
+
+    def _do_list(self, job: Job) -> Summary:
+        """The rows of the list that are in no committed shard."""
+        ShardStore(job.folder, job.config, run_id=job.run_id, kept_schema=None).sweep(set(self._ledger.shards))
+        base = {number: report.rows_sha256 for number, report in self._ledger.shards.items() if not report.retried}
+        plan = Plan(self.source, self.config.shard_size, base, check_digests=self.source.fingerprint is None)
+        summary = self._engine().run(job, plan, self)
+        if summary.complete:
+            rows = self._ledger.account.rows
+            self._ledger.account.check(self.source.count)
+            if self._ledger.finished_rows is None:
+                self._record(finished_entry(rows))
+        return summary
+
+    def _do_retries(self, job: Job, first: Summary) -> Summary:
+        """The failed rows that are worth it, into new shards."""
+        ShardStore(job.folder, job.config, run_id=job.run_id, kept_schema=None).sweep(
+            set(self._ledger.shards), spools=True
+        )
+        retry = self._failed_rows(list(self._ledger.shards.values()), self._ledger.next_shard)
+        plan = Plan(self.source, self.config.shard_size, {}, retry=retry)
+        summary = self._engine().run(job, plan, self)
+        self._ledger.account.check(self._ledger.finished_rows)
+        return first.followed_by(summary)
+
+    def _failed_rows(self, shards: list[ShardReport], first_shard: int) -> Iterator[Placed]:
+        """Rows whose reason may have passed, read from the tables of `shards`, for new shards from `first_shard` on."""
+        config = self.config
+        columns = (*(("caption",) if config.caption_column else ()), *config.keep_columns)
+        failures = read_failures(self.out, shards, columns)
+        worth = (row for row in failures if row.worth_retrying)
+        for position, failed in enumerate(worth):
+            fields = dict(failed.fields)
+            caption = fields.pop("caption", None) if config.caption_column else None
+            row = Row(failed.index, (Request("image", failed.url),), caption, fields)
+            yield Placed(first_shard + position // config.shard_size, row, failed.reason)
+
+    def _engine(self) -> Engine:
+        return LocalEngine()
+
+    def _record(self, entry: Mapping[str, Any]) -> None:
+        self._folder.append(entry)
+        self._ledger.apply(entry)
+
+    def shard_done(self, report: ShardReport) -> None:
+        """Write the line by which the shard exists."""
+        self._record(shard_entry(report))
+
+    def started(self, lane: _Stoppable) -> None:
+        """Keep what can be stopped."""
+        self._lane = lane
+        if self._stop_asked:
+            lane.stop()
+
+    def progressed(self, progress: Progress, statistics: LaneStatistics) -> None:
+        """Pass it on."""
+        if self._on_progress is not None:
+            self._on_progress(progress, statistics)
+
+    def _report(
+        self, job: Job, summary: Summary, before: Account, seconds: float, started: datetime.datetime
+    ) -> Report:
+        blank = self._blank_report(job.setup)
+        progress, shares = summary.progress, self._shares(summary.statistics)
+        settled = progress.settled + progress.recovered
+        return dataclasses.replace(
+            blank,
+            seconds=round(seconds, 3),
+            images_per_second=round(progress.written / seconds, 1),
+            bytes_downloaded=progress.bytes_downloaded,
+            verdict=verdict(
+                shares,
+                workers=blank.workers,
+                connections=self.config.connections,
+                per_host=self.config.per_host,
+            ),
+            peak_rss_bytes=summary.peak_resident_bytes,
+            finished=summary.complete,
+            rows_before=before.rows + progress.recovered,
+            rows_waiting=0 if summary.complete else settled - (blank.rows - before.rows),
+            stages=dataclasses.asdict(shares),
+            started=started.isoformat(timespec="seconds"),
+        )
+
+    def _blank_report(self, setup: Setup) -> Report:
+        """The folder's account, of a run that did nothing itself."""
+        account = self._ledger.account
+        account.check()
+        report = Report(
+            verdict="nothing to do: the folder holds this run, finished",
+            strategy=self.config.strategy,
+            workers=setup.total_workers,
+            connections=self.config.connections,
+            folder=str(self.out),
+            format=self.config.format,
+            finished=True,
+            rows_before=account.rows,
+            shards=len(self._ledger.shards),
+            lanes=setup.lanes,
+            fetch=setup.fetch,
+            crew=setup.crew,
+            version=penstock.__version__,
+        )
+        return report.with_account(account)
+
+    def _shares(self, statistics: LaneStatistics) -> Shares:
+        return Shares(
+            crew_busy=statistics.crew_busy,
+            consumer=statistics.consumer,
+            source=statistics.source,
+            connections=statistics.fetching / self.config.connections,
+        )

@@ -1,0 +1,183 @@
+"""The few things that the sink asks of a file system, and the one place where its errors get a diagnosis."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import functools
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from penstock.errors import OutputError
+from penstock.records import ShardFile
+
+__all__ = ["check_writable", "describe", "place", "remove", "scratch", "sync", "writing"]
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_DENIED = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+@contextlib.contextmanager
+def writing(folder: Path, needed: int = 0) -> Iterator[None]:
+    """Turns every OSError inside into an OutputError with a diagnosis.
+
+    Args:
+        folder: the output folder.
+        needed: bytes that the work inside is about to write, at least; named in the message.
+
+    Raises:
+        OutputError: the only shape in which a trouble of the disk leaves the sink.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(_diagnosis(error, folder, needed)) from error
+
+
+def _diagnosis(error: OSError, folder: Path, needed: int) -> str:
+    cause = os.strerror(error.errno) if error.errno else str(error)
+    if error.errno in _NO_ROOM:
+        return (
+            f"cannot write to {folder}: {cause}{_room(folder, needed)}; make room and run again: it goes on from here"
+        )
+    if error.errno == errno.EFBIG:
+        return f"cannot write to {folder}: {cause}; raise the limit (ulimit -f) or lower --shard-size, and run again"
+    if error.errno in _DENIED:
+        return f"cannot write to {folder}: {cause} ({error.filename}); choose another folder or mend its permissions"
+    # EIO and what a failing fsync reports: the pages may be gone, so nothing is tried again and the shard is not committed
+    return f"cannot write to {folder}: {cause}; the shard was not committed; check the disk and run again"
+
+
+def _room(folder: Path, needed: int) -> str:
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError:
+        return ""
+    return f" ({needed:,} bytes needed, {free:,} free)" if needed else f" ({free:,} bytes free)"
+
+
+def check_writable(folder: Path) -> None:
+    """Make `folder` if need be, and write, flush and rename a file in it: all that a commit will want later.
+
+    Raises:
+        OutputError: one of these is not possible.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with scratch(folder, ".penstock-probe-") as inside:
+            probe = inside / "probe"
+            probe.write_bytes(b"penstock")
+            sync(probe)
+            moved = folder / f"{inside.name}.moved"
+            probe.rename(moved)
+            moved.unlink()
+            sync(folder)
+
+
+@contextlib.contextmanager
+def scratch(parent: Path, prefix: str) -> Iterator[Path]:
+    """A new folder inside `parent` that is gone, with all it holds, when the block ends, however it ends."""
+    parent.mkdir(parents=True, exist_ok=True)
+    inside = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    try:
+        yield inside
+    finally:
+        shutil.rmtree(inside, ignore_errors=True)  # what stays behind is swept at the next start
+
+
+def remove(path: Path) -> None:
+    """Delete a file, a link, or a directory with all it holds; one that is not there is no error."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or the entries of a directory, to the device.
+
+    Raises:
+        OSError: not to be tried again: after a failed fsync the kernel may have dropped the pages.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@functools.cache
+def _syncfs() -> Callable[[int], int] | None:
+    """The system's ``syncfs(2)``, which Python does not offer; None outside Linux."""
+    function: Callable[[int], int] | None = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+    return function
+
+
+def _sync_members(folder: Path) -> None:
+    """Flush a directory and all the files in it.
+
+    With thousands of small files, an fsync each is 15 times as slow as one flush of their whole file system (measured:
+    0.79 and 0.05 s for 3,000 files on ext4), and unlike `os.sync` Linux's syncfs reports errors and leaves other file
+    systems alone. Elsewhere each file gets its fsync.
+    """
+    syncfs = _syncfs()
+    if syncfs is None:
+        for path in folder.iterdir():
+            sync(path)
+    else:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            if syncfs(descriptor):
+                raise OSError(ctypes.get_errno(), "syncfs", str(folder))
+        finally:
+            os.close(descriptor)
+    sync(folder)
+
+
+def place(paths: list[Path], folder: Path) -> None:
+    """Flush files and directories, then move them into `folder`: all of them, or none if an error comes.
+
+    A leftover under a final name (of a run that was killed before its journal line) changes places with the new one.
+    """
+    for path in paths:
+        if path.is_dir():
+            _sync_members(path)
+        else:
+            sync(path)
+    placed: list[Path] = []
+    try:
+        for path in paths:
+            final = folder / path.name
+            if os.path.lexists(final):
+                final.rename(path.with_name(f"old-{path.name}"))
+            path.rename(final)
+            placed.append(final)
+        sync(folder)
+    except BaseException:
+        for final in placed:
+            with contextlib.suppress(OSError):
+                remove(final)
+        raise
+
+
+def describe(path: Path) -> ShardFile:
+    """Name, size and SHA-256 of a final file.
+
+    A directory is one entry, so that the journal stays small: its name ends in a slash, its size is the sum over its
+    files, its digest that of the sorted lines ``name size sha256``.
+    """
+    if not path.is_dir():
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256")
+            return ShardFile(path.name, file.tell(), digest.hexdigest())
+    size, total = 0, hashlib.sha256()
+    for member in sorted(path.iterdir()):
+        entry = describe(member)
+        size += entry.size
+        total.update(f"{entry.name} {entry.size} {entry.sha256}\n".encode())
+    return ShardFile(f"{path.name}/", size, total.hexdigest())

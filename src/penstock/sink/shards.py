@@ -1,0 +1,250 @@
+"""The one commit rule, for all formats.
+
+Where things lie, and how a row gets to its place::
+
+    DIR/.penstock/spool/00000.spool        open shard: rows as they come            OpenShard.add
+    DIR/.penstock/tmp/00000-x7f2q/…        the format writes all files, flushed  ┐
+    DIR/00000.tar  DIR/00000.parquet  …    renamed; the folder flushed           ┘  OpenShard.commit
+    DIR/.penstock/journal.jsonl            the caller appends the report: now the shard exists
+                                           the spool goes                           ShardStore.forget
+
+A process may be killed anywhere. Before the journal line the final files, if there are any, are leftovers, which `sweep`
+deletes and a commit replaces; the rows are in the spool still. After it the spool is a leftover.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from penstock.config import OutputConfig
+from penstock.errors import AccountError, ItemError
+from penstock.records import Kind, Settled, ShardReport
+from penstock.sink.arrays import ArraysFormat
+from penstock.sink.base import Record, ShardFormat
+from penstock.sink.disk import check_writable, describe, place, remove, scratch, writing
+from penstock.sink.files import FilesFormat
+from penstock.sink.parquet import ParquetFormat
+from penstock.sink.spool import Spool, kinds_of
+from penstock.sink.table import TableLayout
+from penstock.sink.tally import Tally
+from penstock.sink.webdataset import WebDatasetFormat
+
+__all__ = ["OpenShard", "ShardStore", "check_writable", "shard_name", "shard_of"]
+
+_SHARD_FILE = re.compile(r"(\d{5}|[1-9]\d{5,})(_stats\.json|\.tar|\.parquet|(\.[\w.-]+)?\.npy)?", re.ASCII)
+_NO_PARTS: Mapping[str, Any] = {}
+
+
+def shard_name(shard: int) -> str:
+    """What the files of a shard are called.
+
+    >>> shard_name(7)
+    '00007'
+    """
+    return f"{shard:05d}"
+
+
+def shard_of(name: str) -> int | None:
+    """The shard that a file in an output folder belongs to, or None if Penstock would not write such a name.
+
+    >>> shard_of("00007.tar"), shard_of("00007_stats.json"), shard_of("00007"), shard_of("00007.txt")
+    (7, 7, 7, None)
+    """
+    match = _SHARD_FILE.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+class ShardStore:
+    """The shards of one output folder.
+
+    Different open shards may be used by different threads; each of them by one thread at a time.
+
+    Args:
+        folder: the output folder.
+        config: the format, and the columns beside the image.
+        run_id: identifies the input and the options; spools of another id are not used.
+        kept_schema: types of the kept columns, if the source knows them; see `TableLayout`.
+        parts: names of the parts that samples will have, if known; see `ParquetFormat`.
+
+    Raises:
+        ConfigError: a kept column has the name of one of the table's own.
+
+    Example::
+
+        store = ShardStore(folder, config, run_id="…")
+        store.sweep(committed)
+        shard = store.open(0)
+        for settled in outcomes:                  # in any order, those in shard.recovered left out
+            shard.add(settled)
+        journal.append(shard.commit(rows=10_000))
+        store.forget(0)
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        config: OutputConfig,
+        *,
+        run_id: str,
+        kept_schema: pa.Schema | None = None,
+        parts: tuple[str, ...] = (),
+    ) -> None:
+        self.folder = Path(folder)
+        self.layout = TableLayout(config.caption_column is not None, config.keep_columns, kept_schema)
+        self.format = _format(config.format, self.layout, parts)
+        self._run_id = run_id
+
+    @property
+    def scratch(self) -> Path:
+        """Where shards are written before they are committed."""
+        return self.folder / ".penstock" / "tmp"
+
+    def open(self, shard: int) -> OpenShard:
+        """Begin a shard, or go on with one that a killed run left.
+
+        Raises:
+            OutputError: the spool cannot be written.
+        """
+        path = self._spool_path(shard)
+        with writing(self.folder):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return OpenShard(self, shard, Spool(path, self._run_id))
+
+    def forget(self, shard: int) -> None:
+        """Delete the spool of a shard, once its journal line is written."""
+        with writing(self.folder):
+            remove(self._spool_path(shard))
+
+    def sweep(self, committed: Collection[int], *, spools: bool = False) -> None:
+        """Delete what a killed run left: half-written shards, spools of committed ones, final files of others.
+
+        Files that Penstock would not write are left alone.
+
+        Args:
+            committed: the shards that are in the journal.
+            spools: delete the spools of the others, too: their rows will be others now.
+        """
+        with writing(self.folder):
+            remove(self.scratch)
+            if spools:
+                remove(self._spool_path(0).parent)
+            for shard in committed:
+                remove(self._spool_path(shard))
+            for path in self.folder.iterdir():
+                if shard_of(path.name) not in (None, *committed):
+                    remove(path)
+
+    def _spool_path(self, shard: int) -> Path:
+        return self.folder / ".penstock" / "spool" / f"{shard_name(shard)}.spool"
+
+
+def _format(name: str, layout: TableLayout, parts: tuple[str, ...]) -> ShardFormat:
+    makers: dict[str, Callable[[], ShardFormat]] = {
+        "webdataset": lambda: WebDatasetFormat(layout),
+        "parquet": lambda: ParquetFormat(layout, parts),
+        "files": lambda: FilesFormat(layout),
+        "arrays": lambda: ArraysFormat(layout),
+    }
+    return makers[name]()
+
+
+class OpenShard:
+    """A shard that takes rows; made by `ShardStore.open`."""
+
+    def __init__(self, store: ShardStore, shard: int, spool: Spool) -> None:
+        self.shard = shard
+        self._store = store
+        self._spool = spool
+        self._tally = Tally()
+        self._started = time.time()
+        if not self._fits():
+            spool.clear()
+        for size, meta in spool.metas():
+            self._tally.add(meta, size)
+        self.recovered = frozenset(spool.indices)
+        """Indices of the rows that an earlier run has settled; they must not be added again."""
+
+    def _fits(self) -> bool:
+        """Whether what was recovered goes together with what the format has agreed on since."""
+        try:
+            for kinds in self._spool.kinds:
+                self._store.format.check(kinds)
+        except ItemError:
+            return False
+        return True
+
+    def add(self, settled: Settled) -> None:
+        """Take one settled row.
+
+        Raises:
+            ItemError: the format cannot store the sample; nothing was taken, the row is to be added as failed.
+            AccountError: the row was added before, or has no sample where it should have one.
+            OutputError: the spool cannot be written; the rows before this one are safe.
+        """
+        outcome, sample = settled.outcome, settled.sample
+        index = outcome.row.index
+        if (sample is not None) != (outcome.kind is Kind.WRITTEN):
+            raise AccountError(f"row {index} is {outcome.kind} and {'has' if sample else 'lacks'} a sample")
+        kinds = () if sample is None else kinds_of(sample.parts)
+        if sample is not None:
+            self._store.format.check(kinds)
+        meta = self._store.layout.row(settled)
+        with writing(self._store.folder, needed=sample.nbytes if sample else 0):
+            self._spool.add(index, (outcome.size, meta), sample.parts if sample else _NO_PARTS, kinds)
+        self._tally.add(meta, outcome.size)
+
+    def commit(self, rows: int | None = None) -> ShardReport:
+        """Write the shard under its final names, durably. The shard exists once the caller's journal has the report.
+
+        After an error nothing of the shard is left under the final names, and commit may be called again.
+
+        Args:
+            rows: how many the shard must have by now, where the caller knows.
+
+        Raises:
+            AccountError: it has another number of rows, or none.
+            OutputError: the disk refused; no fsync is tried twice.
+        """
+        settled = len(self._spool.indices)
+        if not settled or settled != (settled if rows is None else rows):
+            raise AccountError(f"shard {self.shard} has {settled} settled rows of {rows or 'none'}")
+        store, name = self._store, shard_name(self.shard)
+        with writing(store.folder, needed=self._spool.size), scratch(store.scratch, f"{name}-") as folder:
+            paths = store.format.write(_SpooledRows(self._spool, store.layout, self._tally), folder, name)
+            paths.append(folder / f"{name}_stats.json")
+            self._tally.write(paths[-1], self._started, time.time())
+            files = tuple(describe(path) for path in paths)
+            place(paths, store.folder)
+        self._spool.close()
+        return self._tally.report(self.shard, self._spool.indices, files)
+
+    def close(self) -> None:
+        """Stop here; without a commit the rows stay in the spool for the next run. May be called twice."""
+        self._spool.close()
+
+
+class _SpooledRows:
+    """A spool as the formats see it."""
+
+    def __init__(self, spool: Spool, layout: TableLayout, tally: Tally) -> None:
+        self._spool = spool
+        self._layout = layout
+        self.written = tally.written
+        self.part_names = tuple(sorted({kind.name for kinds in spool.kinds for kind in kinds}))
+
+    def __len__(self) -> int:
+        return len(self._spool.indices)
+
+    def __iter__(self) -> Iterator[Record]:
+        for row in self._spool.rows():
+            _, meta = row.meta
+            yield Record(meta["key"], meta, self._layout.caption_of(meta), row.parts)
+
+    def metas(self) -> Iterator[Mapping[str, Any]]:
+        return (meta for _, meta in self._spool.metas())

@@ -1,0 +1,168 @@
+"""Whether a folder still holds what its journal says."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from penstock.folder import read_ledger
+from penstock.records import Kind, ShardFile, ShardReport
+from penstock.sink.disk import describe
+from penstock.sink.shards import shard_name, shard_of
+
+__all__ = ["Problem", "verify"]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that is not as it should be."""
+
+    file: str
+    """Relative to the folder."""
+    what: str
+
+
+def verify(folder: str | Path, *, quick: bool = False) -> list[Problem]:
+    """What is wrong with the output of a run; an empty list if nothing is.
+
+    Every file of every committed shard must be there with its size and SHA-256, must open, and must hold as many rows
+    as the journal says; no row may have been written twice; no shard's file may be there without its journal line
+    (unless a run works in the folder now). One shard after the other, in little memory.
+
+    Args:
+        folder: the run's output.
+        quick: compare sizes and counts only, and leave the SHA-256 out, which takes most of the time.
+
+    Raises:
+        SourceError: the folder is not the output of a run.
+    """
+    folder = Path(folder)
+    shards = [report for _, report in sorted(read_ledger(folder).shards.items())]
+    return list(_problems(folder, shards, quick=quick))
+
+
+def _problems(folder: Path, shards: list[ShardReport], *, quick: bool) -> Iterator[Problem]:
+    seen = _Rows()
+    for report in shards:
+        damaged = [problem for file in report.files if (problem := _file_problem(folder, file, quick=quick))]
+        yield from damaged
+        if not damaged:
+            yield from _content_problems(folder, report, seen)
+    yield from _leftovers(folder, shards)
+
+
+def _file_problem(folder: Path, file: ShardFile, *, quick: bool) -> Problem | None:
+    path = folder / file.name
+    if not path.exists():
+        return Problem(file.name, "is missing")
+    try:
+        size = _size(path)
+        if size != file.size:
+            return Problem(file.name, f"has {size:,} bytes, expected {file.size:,}")
+        if not quick and describe(path) != file:
+            return Problem(file.name, "has other content: its SHA-256 is not the one in the journal")
+    except OSError as error:
+        return Problem(file.name, f"cannot be read: {error}")
+    return None
+
+
+def _size(path: Path) -> int:
+    return sum(member.stat().st_size for member in path.iterdir()) if path.is_dir() else path.stat().st_size
+
+
+def _content_problems(folder: Path, report: ShardReport, seen: _Rows) -> Iterator[Problem]:
+    """Problems of a shard whose files are, by size at least, what they should be."""
+    table = f"{shard_name(report.shard)}.parquet"
+    try:
+        outcomes, written = _read_table(folder / table)
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        yield Problem(table, f"cannot be read: {error}")
+        return
+    expected = {
+        Kind.WRITTEN.value: report.written,
+        Kind.FAILED.value: report.failed,
+        Kind.SKIPPED.value: report.skipped,
+    }
+    if outcomes != {kind: count for kind, count in expected.items() if count}:
+        yield Problem(table, f"has other rows than the journal says: {outcomes}, expected {expected}")
+    again = seen.add(written)
+    if again.size:
+        yield Problem(table, f"{again.size} keys were written before, the first is {again[0]:09d}")
+    for file in report.files:
+        try:
+            yield from (Problem(file.name, what) for what in _sample_problems(folder / file.name, written))
+        except (OSError, ValueError, EOFError, tarfile.TarError) as error:
+            yield Problem(file.name, f"cannot be read: {error}")
+
+
+def _read_table(path: Path) -> tuple[dict[str, int], npt.NDArray[np.int64]]:
+    """How often each outcome occurs, and the indices of the written rows."""
+    table = pq.read_table(path, columns=["key", "outcome"], partitioning=None)
+    counts = {item["values"]: item["counts"] for item in table["outcome"].value_counts().to_pylist()}
+    written = table.filter(pc.equal(table["outcome"], Kind.WRITTEN.value))["key"]
+    return counts, written.cast(pa.int64()).to_numpy()
+
+
+def _sample_problems(path: Path, written: npt.NDArray[np.int64]) -> Iterator[str]:
+    """What is wrong with the samples in a file, given the rows that were written."""
+    if path.suffix == ".npy":
+        rows = np.load(path, mmap_mode="r", allow_pickle=False).shape[0]
+        if rows != len(written):
+            yield f"holds {rows} arrays, expected {len(written)}"
+    elif path.suffix == ".tar":
+        yield from _key_problem(_tar_names(path), written)
+    elif path.is_dir():
+        yield from _key_problem((member.name for member in path.iterdir()), written)
+
+
+def _tar_names(path: Path) -> Iterator[str]:
+    with tarfile.open(path, mode="r:") as archive:
+        while (member := archive.next()) is not None:
+            yield member.name
+            archive.members.clear()  # type: ignore[attr-defined]  # typeshed lacks it; tarfile would remember them all
+
+
+def _key_problem(names: Iterable[str], written: npt.NDArray[np.int64]) -> Iterator[str]:
+    keys = {int(name.partition(".")[0]) for name in names}
+    different = keys.symmetric_difference(written.tolist())
+    if different:
+        yield f"holds other samples than the table says: {len(different)} differ, the first is {min(different):09d}"
+
+
+def _leftovers(folder: Path, shards: list[ShardReport]) -> Iterator[Problem]:
+    known = {file.name.rstrip("/") for report in shards for file in report.files}
+    for path in sorted(folder.iterdir()):
+        if shard_of(path.name) is not None and path.name not in known:
+            yield Problem(path.name, "belongs to no committed shard; the next run deletes it")
+
+
+class _Rows:
+    """A set of row indices, one bit each."""
+
+    def __init__(self) -> None:
+        self._bits = np.zeros(0, np.uint8)
+
+    def add(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Add rows; returns those that were there before, or occur twice."""
+        if not indices.size:
+            return indices
+        self._grow(int(indices.max()) // 8 + 1)
+        unique, counts = np.unique(indices, return_counts=True)
+        bytes_, bits = unique >> 3, np.left_shift(1, unique & 7).astype(np.uint8)
+        again: npt.NDArray[np.int64] = unique[(counts > 1) | ((self._bits[bytes_] & bits) != 0)]
+        np.bitwise_or.at(self._bits, bytes_, bits)
+        return again
+
+    def _grow(self, size: int) -> None:
+        if size > len(self._bits):
+            self._bits = np.concatenate(
+                [self._bits, np.zeros(max(size, 2 * len(self._bits)) - len(self._bits), np.uint8)]
+            )

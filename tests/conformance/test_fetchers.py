@@ -1,0 +1,682 @@
+"""One suite over both fetchers, against a server of raw sockets: the same faults must have the same outcome."""
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import trustme
+
+from penstock.config import FetchConfig
+from penstock.fetch import client
+from penstock.fetch.base import Fetcher
+from penstock.fetch.budget import ByteBudget
+from penstock.fetch.client import AsyncFetcher
+from penstock.fetch.dns import Resolver
+from penstock.fetch.policy.addresses import AddressGuard
+from penstock.fetch.policy.deadlines import Limits
+from penstock.fetch.pool import SyncClient, ThreadFetcher
+from penstock.records import Failure, Fetched, Reason, Request, Row
+
+PICTURE = b"\xff\xd8\xff" + bytes(range(256)) * 40
+LOOPBACK = ("127.0.0.0/8", "::1/128")
+QUICK = Limits(total=2.0, connect=1.0, idle=0.4, window=0.5, floor=1024)
+
+
+class Server:
+    """Answers by path; each connection has a thread, and each request may do what it likes with the socket."""
+
+    def __init__(self, context: ssl.SSLContext | None = None) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self._context = context
+        self._threads: list[threading.Thread] = []
+        self._connections: list[socket.socket] = []
+        self.requests: Counter[str] = Counter()
+        self.accepted = 0
+        self.closing = threading.Event()
+        self.heads: list[bytes] = []
+        self.port = self._listener.getsockname()[1]
+        self.base = f"{'https' if context else 'http'}://127.0.0.1:{self.port}"
+        self._spawn(self._accept)
+
+    def close(self) -> None:
+        self.closing.set()
+        for connection in [self._listener, *self._connections]:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(10)
+        self._listener.close()
+
+    def _spawn(self, target: Callable[..., None], *args: Any) -> None:
+        self._threads.append(threading.Thread(target=target, args=args, daemon=True))
+        self._threads[-1].start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                self.accepted += 1
+                self._connections.append(connection)
+                self._spawn(self._serve, connection)
+
+    def _serve(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            if self._context is not None:
+                connection = self._context.wrap_socket(connection, server_side=True)
+                self._connections.append(connection)
+            while head := self._read_head(connection):
+                path = head.split()[1].decode()
+                self.requests[path] += 1
+                self.heads.append(head)
+                if self._answer(connection, path):
+                    break
+        connection.close()
+
+    def _read_head(self, connection: socket.socket) -> bytes:
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            if not (data := connection.recv(65536)):
+                return b""
+            head += data
+        return head
+
+    def _answer(self, connection: socket.socket, path: str) -> bool:
+        """Play a behaviour; True if the connection is to be closed."""
+        name, _, argument = path.split("?")[0].strip("/").partition("/")
+        return bool(getattr(self, f"do_{name}")(connection, argument, self.requests[path]))
+
+    def reply(self, connection: socket.socket, status: str, body: bytes = b"", **headers: str) -> None:
+        fields = {"Content-Length": str(len(body))} | {k.replace("_", "-"): v for k, v in headers.items()}
+        lines = [f"HTTP/1.1 {status}", *(f"{k}: {v}" for k, v in fields.items() if v)]
+        connection.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
+
+    def do_ok(self, connection: socket.socket, argument: str, count: int) -> None:
+        self.reply(connection, "200 OK", PICTURE)
+
+    def do_size(self, connection: socket.socket, argument: str, count: int) -> None:
+        self.reply(connection, "200 OK", bytes(int(argument)))
+
+    def do_status(self, connection: socket.socket, argument: str, count: int) -> None:
+        self.reply(connection, f"{argument} Some", b"" if argument in {"204", "304"} else b"no")
+
+    def do_flaky(self, connection: socket.socket, argument: str, count: int) -> None:
+        """First the status, with Retry-After if there is one, then the picture."""
+        status, _, after = argument.partition("-")
+        if count == 1:
+            self.reply(connection, f"{status} Later", b"no", Retry_After=after)
+        else:
+            self.reply(connection, "200 OK", PICTURE)
+
+    def do_date(self, connection: socket.socket, argument: str, count: int) -> None:
+        if count == 1:
+            self.reply(connection, "503 Later", Retry_After=email.utils.formatdate(0, usegmt=True))
+        else:
+            self.reply(connection, "200 OK", PICTURE)
+
+    def do_to(self, connection: socket.socket, argument: str, count: int) -> None:
+        self.reply(connection, "302 Found", b"moved", Location=argument.replace("~", "/"))
+
+    def do_loop(self, connection: socket.socket, argument: str, count: int) -> None:
+        self.reply(connection, "301 Moved", Location="/loop")
+
+    def do_nowhere(self, connection: socket.socket, argument: str, count: int) -> None:
+        self.reply(connection, "302 Found")
+
+    def do_truncated(self, connection: socket.socket, argument: str, count: int) -> bool:
+        self.reply(connection, "200 OK", PICTURE[:100], Content_Length="1000")
+        return True
+
+    def do_reset(self, connection: socket.socket, argument: str, count: int) -> bool:
+        self.reply(connection, "200 OK", PICTURE[:100], Content_Length="1000")
+        time.sleep(0.05)  # what was sent is to arrive: the reset throws away what is still under way
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        return True
+
+    def do_early(self, connection: socket.socket, argument: str, count: int) -> bool:
+        """No answer at all."""
+        return True
+
+    def do_once(self, connection: socket.socket, argument: str, count: int) -> bool:
+        """The keep-alive race: an answer, and the end of the connection without a word."""
+        self.reply(connection, "200 OK", PICTURE)
+        return self.accepted == 1
+
+    def do_chunked(self, connection: socket.socket, argument: str, count: int) -> bool:
+        self.reply(connection, "200 OK", Content_Length="", Transfer_Encoding="chunked")
+        for start in range(0, len(PICTURE), 1000):
+            part = PICTURE[start : start + 1000]
+            connection.sendall(f"{len(part):x}\r\n".encode() + part + b"\r\n")
+        connection.sendall(b"" if argument == "cut" else b"0\r\n\r\n")
+        return argument == "cut"
+
+    def do_until_close(self, connection: socket.socket, argument: str, count: int) -> bool:
+        self.reply(connection, "200 OK", PICTURE, Content_Length="", Connection="close")
+        return True
+
+    def do_announced(self, connection: socket.socket, argument: str, count: int) -> bool:
+        self.reply(connection, "200 OK", Content_Length=argument)
+        return True
+
+    def do_endless(self, connection: socket.socket, argument: str, count: int) -> None:
+        self.reply(connection, "200 OK", Content_Length="")
+        while not self.closing.is_set():
+            connection.sendall(bytes(65536))
+
+    def do_silent(self, connection: socket.socket, argument: str, count: int) -> None:
+        self.closing.wait()
+
+    def do_stall(self, connection: socket.socket, argument: str, count: int) -> None:
+        self.reply(connection, "200 OK", PICTURE[:100], Content_Length="1000")
+        self.closing.wait()
+
+    def do_drip(self, connection: socket.socket, argument: str, count: int) -> None:
+        if argument == "body":
+            self.reply(connection, "200 OK", Content_Length="100000")
+        while not self.closing.wait(0.05):
+            connection.sendall(b"H" if argument == "body" else b"X-A: b\r\n")
+
+    def do_encoded(self, connection: socket.socket, argument: str, count: int) -> None:
+        body = PICTURE if argument == "lie" else b"\x1f\x8b" + bytes(50)
+        self.reply(connection, "200 OK", body, Content_Encoding="gzip")
+
+    def do_garbage(self, connection: socket.socket, argument: str, count: int) -> bool:
+        connection.sendall(b"SSH-2.0-OpenSSH_9.9\r\n\r\n")
+        return True
+
+    def do_lengths(self, connection: socket.socket, argument: str, count: int) -> bool:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!")
+        return True
+
+    def do_flood(self, connection: socket.socket, argument: str, count: int) -> bool:
+        connection.sendall(b"HTTP/1.1 200 OK\r\n" + b"X-Header: value\r\n" * 2000 + b"\r\n")
+        return True
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _libuv() -> None:
+    # libuv opens one pipe for the signals of all loops, with the first loop of the process: no leak of the first test.
+    client._new_loop().close()
+
+
+class Basket:
+    """Rows as they are delivered, with the budget given back at once, as the flow does."""
+
+    def __init__(self, limit: int = 2**27, *, keep: bool = False) -> None:
+        self.budget = ByteBudget(limit)
+        self.rows: dict[int, tuple[Fetched | Failure, ...]] = {}
+        self.peak = 0
+        self._keep = keep
+        self._condition = threading.Condition()
+
+    def deliver(self, row: Row, parts: tuple[Fetched | Failure, ...]) -> None:
+        self.peak = max(self.peak, self.budget.used)
+        with self._condition:
+            assert row.index not in self.rows, "delivered twice"
+            self.rows[row.index] = parts
+            self._condition.notify_all()
+        if not self._keep:
+            self.give_back(parts)
+
+    def give_back(self, parts: tuple[Fetched | Failure, ...]) -> None:
+        self.budget.release(sum(len(part.data) for part in parts if isinstance(part, Fetched)))
+
+    def wait(self, count: int, seconds: float = 20) -> None:
+        with self._condition:
+            assert self._condition.wait_for(lambda: len(self.rows) >= count, seconds), f"{len(self.rows)} of {count}"
+
+
+FETCHERS: dict[str, Callable[..., Fetcher]] = {"asyncio": AsyncFetcher, "threads": ThreadFetcher}
+
+
+@pytest.fixture(params=list(FETCHERS))
+def make(request: pytest.FixtureRequest) -> Callable[..., Fetcher]:
+    return FETCHERS[request.param]
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.close()
+
+
+def config(**options: Any) -> FetchConfig:
+    return FetchConfig(**{"allow_network": LOOPBACK, "retries": 0} | options)
+
+
+def rows_of(*urls: str | None) -> list[Row]:
+    return [Row(index, (Request("image", url),)) for index, url in enumerate(urls)]
+
+
+def fetch(
+    make: Callable[..., Fetcher], *urls: str | None, options: FetchConfig | None = None, **arguments: Any
+) -> list[Fetched | Failure]:
+    """The outcome of each URL, fetched at the same time."""
+    basket = Basket()
+    fetcher = make(options or config(), **{"limits": QUICK} | arguments)
+    fetcher.start(basket.deliver, basket.budget)
+    try:
+        for row in rows_of(*urls):
+            fetcher.submit(row)
+        basket.wait(len(urls))
+    finally:
+        fetcher.close()
+    assert basket.budget.used == 0, "the reservation of a row is the size of its bytes"
+    return [basket.rows[index][0] for index in range(len(urls))]
+
+
+def reason_of(outcome: Fetched | Failure) -> Reason | None:
+    return outcome.reason if isinstance(outcome, Failure) else None
+
+
+def test_a_picture_arrives_whole(make: Callable[..., Fetcher], server: Server) -> None:
+    """Known length, chunked and until the end of the connection give the same bytes, at the first attempt."""
+    for outcome in fetch(make, *(f"{server.base}/{path}" for path in ("ok", "chunked", "until_close"))):
+        assert isinstance(outcome, Fetched)
+        assert (outcome.data, outcome.http_status, outcome.attempts) == (PICTURE, 200, 1)
+
+
+def test_the_request_is_honest(make: Callable[..., Fetcher], server: Server) -> None:
+    """The request names Penstock, asks for no compression, and carries the path as policy encoded it."""
+    fetch(make, f"{server.base}/ok/a%2fb%zz ü?q=%41 b|c#top")
+    head = server.heads[0].decode()
+    assert head.startswith("GET /ok/a%2fb%zz%20%C3%BC?q=%41%20b|c HTTP/1.1\r\n")
+    fields = dict(line.split(": ", 1) for line in head.strip().split("\r\n")[1:])
+    assert fields["User-Agent"].startswith("penstock/")
+    assert fields["Accept-Encoding"] == "identity"
+    assert fields["Host"] == f"127.0.0.1:{server.port}"
+    assert not {"Cookie", "Referer", "Authorization"} & fields.keys()
+
+
+@pytest.mark.parametrize(
+    ("path", "reason", "status"),
+    [
+        ("status/404", Reason.HTTP_NOT_FOUND, 404),
+        ("status/403", Reason.HTTP_FORBIDDEN, 403),
+        ("status/410", Reason.HTTP_GONE, 410),
+        ("status/451", Reason.HTTP_LEGAL, 451),
+        ("status/418", Reason.HTTP_CLIENT_ERROR, 418),
+        ("status/500", Reason.HTTP_SERVER_ERROR, 500),
+        ("status/429", Reason.HTTP_RATE_LIMITED, 429),
+        ("status/204", Reason.HTTP_UNEXPECTED, 204),
+        ("status/304", Reason.HTTP_REDIRECT_INVALID, 304),
+        ("nowhere", Reason.HTTP_REDIRECT_INVALID, None),
+        ("loop", Reason.HTTP_REDIRECT_LIMIT, None),
+        ("to/file:~~~etc~passwd", Reason.URL_SCHEME_DENIED, None),
+        ("to/http:~~169.254.169.254~latest", Reason.SSRF_BLOCKED, None),
+        ("to/http:~~[::ffff:10.0.0.1]~", Reason.SSRF_BLOCKED, None),
+        ("to/http:~~127.0.0.1:22~", Reason.URL_PORT_DENIED, None),
+        ("to/http:~~u:p@127.0.0.1~", Reason.URL_CREDENTIALS, None),
+        ("truncated", Reason.BODY_TRUNCATED, 200),
+        ("chunked/cut", Reason.BODY_TRUNCATED, 200),
+        ("size/0", Reason.BODY_EMPTY, 200),
+        ("reset", Reason.BODY_RESET, 200),
+        ("early", Reason.CONNECT_RESET, None),
+        ("announced/99999999999", Reason.BODY_TOO_LARGE, 200),
+        ("announced/-5", Reason.HTTP_PROTOCOL_ERROR, None),
+        ("garbage", Reason.HTTP_PROTOCOL_ERROR, None),
+        ("lengths", Reason.HTTP_PROTOCOL_ERROR, None),
+        ("flood", Reason.HTTP_PROTOCOL_ERROR, None),
+        ("encoded/true", Reason.HTTP_ENCODING, 200),
+        ("encoded/lie", None, 200),
+        ("to/~ok", None, 200),
+        ("to/..~ok", None, 200),
+    ],
+)
+def test_faults_have_their_reason(
+    make: Callable[..., Fetcher], server: Server, path: str, reason: Reason | None, status: int | None
+) -> None:
+    """Each fault has its reason from the closed list, and the status where there was one."""
+    outcome = fetch(make, f"{server.base}/{path}")[0]
+    assert reason_of(outcome) == reason, outcome
+    if status is not None:
+        assert outcome.http_status == status
+    assert outcome.attempts == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("silent", Reason.TIMEOUT_IDLE),
+        ("stall", Reason.TIMEOUT_IDLE),
+        ("drip/headers", Reason.TIMEOUT_IDLE),
+        ("drip/body", Reason.TIMEOUT_LOW_SPEED),
+    ],
+)
+def test_slow_servers_are_given_up(
+    make: Callable[..., Fetcher], server: Server, path: str, reason: Reason
+) -> None:
+    """Silence and drips end by a deadline, in the head and in the body."""
+    assert reason_of(fetch(make, f"{server.base}/{path}")[0]) == reason
+
+
+def test_the_attempt_has_a_deadline(make: Callable[..., Fetcher], server: Server) -> None:
+    """A body that is neither silent nor too slow for the floor still ends with the attempt's time."""
+    limits = Limits(total=0.4, connect=1.0, idle=1.0, window=9.0)
+    outcome = fetch(make, f"{server.base}/drip/body", limits=limits)[0]
+    assert reason_of(outcome) == Reason.TIMEOUT_TOTAL
+    assert isinstance(outcome, Failure)
+    assert outcome.size > 0
+
+
+def test_a_handshake_that_never_comes_is_a_tls_timeout(make: Callable[..., Fetcher]) -> None:
+    """A port that accepts and says nothing is told apart from one that does not accept."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}/"
+        limits = Limits(total=2.0, connect=0.3)
+        assert reason_of(fetch(make, url, limits=limits)[0]) == Reason.TLS_TIMEOUT
+
+
+def test_a_closed_port_refuses(make: Callable[..., Fetcher]) -> None:
+    """No server: connect.refused."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    assert reason_of(fetch(make, f"http://127.0.0.1:{port}/")[0]) == Reason.CONNECT_REFUSED
+
+
+def test_endless_bodies_are_cut(make: Callable[..., Fetcher], server: Server) -> None:
+    """Without a length the bytes are counted while they arrive, and the download stops soon after --max-bytes."""
+    outcome = fetch(make, f"{server.base}/endless", options=config(max_bytes=10**6))[0]
+    assert isinstance(outcome, Failure)
+    assert outcome.reason == Reason.BODY_TOO_LARGE
+    assert 10**6 < outcome.size < 3 * 10**6
+
+
+@pytest.mark.parametrize("path", ["flaky/429-0", "flaky/503-1", "flaky/503", "date", "flaky/408"])
+def test_second_attempts(make: Callable[..., Fetcher], server: Server, path: str) -> None:
+    """What is worth it is tried again, and the attempts are counted."""
+    outcome = fetch(make, f"{server.base}/{path}", options=config(retries=2))[0]
+    assert isinstance(outcome, Fetched), outcome
+    assert outcome.attempts == 2
+
+
+def test_a_final_failure_counts_its_attempts(make: Callable[..., Fetcher], server: Server) -> None:
+    """What never works is tried as often as the reason is worth: truncated bodies twice, whatever the options say."""
+    outcome = fetch(make, f"{server.base}/truncated", options=config(retries=5))[0]
+    assert (reason_of(outcome), outcome.attempts) == (Reason.BODY_TRUNCATED, 2)
+    assert server.requests["/truncated"] == 2
+
+
+def test_connections_are_kept(make: Callable[..., Fetcher], server: Server) -> None:
+    """One after the other over one connection, refused ones and redirects included."""
+    paths = ["ok", "status/404", "to/~ok", "chunked"] * 5
+    basket = Basket()
+    fetcher = make(config(per_host=1))
+    fetcher.start(basket.deliver, basket.budget)
+    for row in rows_of(*(f"{server.base}/{path}" for path in paths)):
+        fetcher.submit(row)
+    basket.wait(len(paths))
+    fetcher.close()
+    assert server.accepted == 1
+
+
+def test_the_race_for_an_idle_connection_costs_no_attempt(make: Callable[..., Fetcher], server: Server) -> None:
+    """A kept connection that the server has closed is replaced without counting an attempt."""
+    outcomes = fetch(make, *[f"{server.base}/once"] * 3, options=config(per_host=1))
+    assert [outcome.attempts for outcome in outcomes if isinstance(outcome, Fetched)] == [1, 1, 1]
+
+
+def test_a_fresh_connection_that_breaks_is_asked_once(make: Callable[..., Fetcher], server: Server) -> None:
+    """Only kept connections get the free second request."""
+    fetch(make, f"{server.base}/early")
+    assert server.requests["/early"] == 1
+
+
+def test_hosts_have_a_bound(make: Callable[..., Fetcher], server: Server) -> None:
+    """Never more connections to a host than --per-host."""
+    fetch(make, *[f"{server.base}/ok"] * 40, options=config(per_host=3))
+    assert server.accepted <= 3
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1/", "http://[::1]/", "http://localhost/", "http://10.0.0.1:8080/x"])
+def test_the_inside_is_closed(make: Callable[..., Fetcher], url: str) -> None:
+    """Without --allow-network nothing on this machine or its networks is connected to, by name or by address."""
+    assert reason_of(fetch(make, url, options=FetchConfig(retries=0))[0]) == Reason.SSRF_BLOCKED
+
+
+def test_a_name_that_turns_inwards_is_blocked(make: Callable[..., Fetcher], server: Server) -> None:
+    """Rebinding: a resolver without a guard returns an inner address, and the connection is refused all the same."""
+    everything = Resolver(AddressGuard(("0.0.0.0/0",)), lambda host: ["127.0.0.1"])
+    outcome = fetch(
+        make, f"http://rebind.example:{server.port}/ok", options=FetchConfig(retries=0), resolver=everything
+    )[0]
+    everything.close()
+    assert reason_of(outcome) == Reason.SSRF_BLOCKED
+    assert server.accepted == 0
+
+
+def test_names_are_resolved_once(make: Callable[..., Fetcher], server: Server) -> None:
+    """One question for all requests of a host; a dead address is passed over."""
+    asked: list[str] = []
+
+    def lookup(host: str) -> list[str]:
+        asked.append(host)
+        return ["127.0.0.2", "127.0.0.1"]  # the server listens at the second only
+
+    resolver = Resolver(AddressGuard(LOOPBACK), lookup)
+    outcomes = fetch(make, *[f"http://name.example:{server.port}/ok"] * 5, resolver=resolver)
+    resolver.close()
+    assert [reason_of(outcome) for outcome in outcomes] == [None] * 5
+    assert asked == ["name.example"]
+
+
+def test_a_hanging_resolver_times_out(make: Callable[..., Fetcher]) -> None:
+    """The name's time is part of the connect timeout; close does not wait for the lookup."""
+    gate = threading.Event()
+
+    def lookup(host: str) -> list[str]:
+        gate.wait()
+        return []
+
+    resolver = Resolver(AddressGuard(), lookup)
+    limits = Limits(total=2.0, connect=0.2)
+    assert reason_of(fetch(make, "http://slow.example/", limits=limits, resolver=resolver)[0]) == Reason.DNS_TIMEOUT
+    gate.set()
+    resolver.close()
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.mark.parametrize(
+    ("name", "trusted", "reason"),
+    [
+        ("good.example", True, None),
+        ("other.example", True, Reason.TLS_CERTIFICATE),
+        ("good.example", False, Reason.TLS_CERTIFICATE),
+    ],
+)
+def test_certificates(
+    make: Callable[..., Fetcher], authority: trustme.CA, name: str, trusted: bool, reason: Reason | None
+) -> None:
+    """A connection to an address is still checked by the host's name; unknown authorities and wrong names are refused."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("good.example").configure_cert(context)
+    server = Server(context)
+    ours = ssl.create_default_context()
+    if trusted:
+        authority.configure_trust(ours)
+    resolver = Resolver(AddressGuard(LOOPBACK), lambda host: ["127.0.0.1"])
+    try:
+        urls = [f"https://{name}:{server.port}/ok"] * 2
+        outcomes = fetch(make, *urls, resolver=resolver, ssl_context=ours)
+        assert [reason_of(outcome) for outcome in outcomes] == [reason] * 2
+    finally:
+        resolver.close()
+        server.close()
+
+
+def test_tls_to_a_plain_port_is_a_protocol_error(make: Callable[..., Fetcher], server: Server) -> None:
+    """HTTP on the port of an https URL."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                connection.recv(65536)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        outcome = fetch(make, f"https://127.0.0.1:{listener.getsockname()[1]}/")[0]
+        thread.join()
+    assert reason_of(outcome) == Reason.TLS_PROTOCOL
+
+
+def test_a_proxy_gets_everything(make: Callable[..., Fetcher], server: Server) -> None:
+    """With a proxy the whole URL goes to it, the name is not resolved here, and inner literals are still refused."""
+    options = FetchConfig(retries=0, proxy=server.base)
+    server.do_http = server.do_ok  # type: ignore[attr-defined] # the request line starts with "http://", not a path
+    server._answer = lambda connection, path: server.do_ok(connection, path, 1)  # type: ignore[assignment,method-assign,func-returns-value,return-value] # any URL
+    outcomes = fetch(make, "http://far.example/a", "http://10.1.2.3/b", options=options)
+    assert [reason_of(outcome) for outcome in outcomes] == [None, Reason.SSRF_BLOCKED]
+    assert list(server.requests) == ["http://far.example/a"]
+
+
+def test_parts_come_together(make: Callable[..., Fetcher], server: Server) -> None:
+    """A row with several requests is delivered once, with an entry for each of them in their order."""
+    basket = Basket()
+    fetcher = make(config())
+    fetcher.start(basket.deliver, basket.budget)
+    paths = ["ok", "status/404", "chunked", "ok"]
+    requests = tuple(Request(str(i), f"{server.base}/{path}") for i, path in enumerate(paths))
+    fetcher.submit(Row(0, (*requests, Request("none", None))))
+    basket.wait(1)
+    fetcher.close()
+    assert [reason_of(part) for part in basket.rows[0]] == [None, Reason.HTTP_NOT_FOUND, None, None, Reason.URL_MISSING]
+    assert [part.part for part in basket.rows[0] if isinstance(part, Fetched)] == ["0", "2", "3"]
+    assert basket.budget.used == 0
+
+
+def test_one_slow_host_holds_up_nobody(make: Callable[..., Fetcher], server: Server) -> None:
+    """All slots of a silent host are taken, more wait for them, and the other host's rows come at once."""
+    resolver = Resolver(AddressGuard(LOOPBACK), lambda host: ["127.0.0.1"])
+    basket = Basket()
+    fetcher = make(config(per_host=2, connections=4), resolver=resolver)
+    fetcher.start(basket.deliver, basket.budget)
+    slow = [f"http://slow.example:{server.port}/silent"] * 10
+    quick = [f"http://quick.example:{server.port}/ok"] * 10
+    for row in rows_of(*slow, *quick):
+        fetcher.submit(row)
+    basket.wait(10)
+    fetcher.close()
+    resolver.close()
+    assert sorted(basket.rows) == list(range(10, 20))
+
+
+def test_a_limited_host_is_held_and_the_others_go_on(make: Callable[..., Fetcher], server: Server) -> None:
+    """Retry-After stops the host that sent it, for all of its rows; what waits for it needs no attempt."""
+    resolver = Resolver(AddressGuard(LOOPBACK), lambda host: ["127.0.0.1"])
+    basket = Basket()
+    fetcher = make(config(per_host=1, retries=1), resolver=resolver)
+    fetcher.start(basket.deliver, basket.budget)
+    limited = [f"http://limited.example:{server.port}/flaky/429-9999", f"http://limited.example:{server.port}/ok"]
+    for row in rows_of(*limited, f"http://free.example:{server.port}/ok"):
+        fetcher.submit(row)
+    basket.wait(3)
+    fetcher.close()
+    resolver.close()
+    assert [reason_of(basket.rows[i][0]) for i in range(3)] == [Reason.HTTP_RATE_LIMITED] * 2 + [None]
+    assert [basket.rows[i][0].attempts for i in range(3)] == [1, 0, 1]
+    assert server.requests["/ok"] == 1
+
+
+@pytest.mark.parametrize("limit", [1, 300_000, 2_000_000])
+def test_the_budget_holds_and_never_locks_up(make: Callable[..., Fetcher], server: Server, limit: int) -> None:
+    """Bodies larger than the whole budget come through one at a time, with and without a known length."""
+    basket = Basket(limit)
+    fetcher = make(config())
+    fetcher.start(basket.deliver, basket.budget)
+    paths = ["size/700000", "ok", "chunked", "until_close", "size/400000", "status/404"] * 4
+    for row in rows_of(*(f"{server.base}/{path}" for path in paths)):
+        fetcher.submit(row)
+    basket.wait(len(paths))
+    fetcher.close()
+    assert all(reason_of(basket.rows[i][0]) is None for i in range(len(paths)) if paths[i] != "status/404")
+    assert basket.peak <= limit + 700_000 + 2**18
+    assert basket.budget.used == 0
+
+
+def test_a_full_budget_stops_new_rows_until_it_is_given_back(make: Callable[..., Fetcher], server: Server) -> None:
+    """Delivered bytes count until the flow releases them; waiting costs the rows neither time nor attempts."""
+    basket = Basket(2_000_000, keep=True)
+    fetcher = make(config(), limits=QUICK)
+    fetcher.start(basket.deliver, basket.budget)
+    for row in rows_of(*[f"{server.base}/size/900000"] * 6):
+        fetcher.submit(row)
+    for count in range(1, 7):
+        basket.wait(count)
+        assert basket.budget.used <= 2_000_000 + 900_000
+        basket.give_back(basket.rows[list(basket.rows)[count - 1]])
+    fetcher.close()
+    assert all(part.attempts == 1 for parts in basket.rows.values() for part in parts)
+    assert basket.budget.used == 0
+
+
+@pytest.mark.parametrize("path", ["silent", "stall", "endless", "drip/body", "flaky/429-60"])
+def test_close_leaves_nothing(make: Callable[..., Fetcher], server: Server, path: str) -> None:
+    """Closing in the middle of things ends at once, may be repeated, and (see conftest) leaves no thread or descriptor."""
+    basket = Basket()
+    fetcher = make(config(retries=2, max_bytes=2**40))
+    fetcher.start(basket.deliver, basket.budget)
+    for row in rows_of(*[f"{server.base}/{path}"] * 6):
+        fetcher.submit(row)
+    while not server.requests:
+        time.sleep(0.001)
+    fetcher.close()
+    fetcher.close()
+    fetcher.submit(rows_of(f"{server.base}/ok")[0])
+    assert not basket.rows
+
+
+def test_close_without_rows(make: Callable[..., Fetcher]) -> None:
+    """A fetcher that never got a row closes all the same."""
+    basket = Basket()
+    fetcher = make(config())
+    fetcher.start(basket.deliver, basket.budget)
+    fetcher.close()
+
+
+def test_the_synchronous_client(server: Server) -> None:
+    """One row at a time, with second attempts, over a kept connection."""
+    with SyncClient(config(retries=1)) as synchronous:
+        outcomes = [
+            synchronous.fetch(Row(i, (Request("image", f"{server.base}/{path}"),)))[0]
+            for i, path in enumerate(["ok", "flaky/503-0", "status/404", "ok"])
+        ]
+    assert [reason_of(outcome) for outcome in outcomes] == [None, None, Reason.HTTP_NOT_FOUND, None]
+    assert [outcome.attempts for outcome in outcomes] == [1, 2, 1, 1]
+    assert server.accepted == 1
+
+
+def test_the_synchronous_client_breaks_off(server: Server) -> None:
+    """Closing it from another thread ends a fetch that hangs."""
+    synchronous = SyncClient(config())
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            synchronous.fetch(rows_of(f"{server.base}/silent")[0])
+        except RuntimeError as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    while not server.requests:
+        time.sleep(0.001)
+    synchronous.close()
+    thread.join()
+    assert len(failures) == 1

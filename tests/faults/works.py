@@ -1,0 +1,203 @@
+"""Works that behave and works that do not, all picklable: the bytes of the row say what is to happen."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from penstock.errors import ItemError
+from penstock.records import Facts, Fetched, Reason, Request, Result, Row, Sample
+
+gate = threading.Event()
+"""For works in threads: `wait_for_gate` waits for it."""
+
+
+def row_of(index: int, text: str = "") -> Row:
+    """A row for the work `obey`."""
+    return Row(index, (Request("image", f"http://example.com/{index}"),), text)
+
+
+def bytes_of(command: str | bytes = b"") -> tuple[Fetched, ...]:
+    """What `obey` is to do, as if it had been downloaded."""
+    data = command.encode() if isinstance(command, str) else command
+    return (Fetched("image", data, 200, 2, 0.25),)
+
+
+def echo(row: Row, fetched: tuple[Fetched, ...]) -> Result:
+    """The bytes as they came."""
+    return Result.of(Sample({part.part: part.data for part in fetched}, Facts(width=row.index)), fetched)
+
+
+def arrays(row: Row, fetched: tuple[Fetched, ...]) -> Result:
+    """The array of `ARRAYS` that the row's caption names."""
+    return Result.of(Sample({"array": ARRAYS[row.caption or ""]()}), fetched)
+
+
+def filled(row: Row, fetched: tuple[Fetched, ...]) -> Result:
+    """An array that is full of the row's index."""
+    return Result.of(Sample({"array": np.full(50_000, row.index, np.int64)}), fetched)
+
+
+def obey(row: Row, fetched: tuple[Fetched, ...]) -> Result:
+    """Do what the bytes say; then echo them, or return what the deed returned."""
+    name, _, argument = fetched[0].data.decode().partition(" ")
+    value = DEEDS[name](argument) if name else None
+    if value is None:
+        return echo(row, fetched)
+    return value if isinstance(value, Result) else Result.of(Sample({"image": value}), fetched)
+
+
+def wait_for_gate(row: Row, fetched: tuple[Fetched, ...]) -> Result:
+    """Rows with bytes wait until the gate opens."""
+    if fetched[0].data:
+        gate.wait()
+    return echo(row, fetched)
+
+
+def returns_nothing(row: Row, fetched: tuple[Fetched, ...]) -> Any:
+    """Not what a work is to return."""
+
+
+def doze(row: Row, fetched: tuple[Fetched, ...]) -> Result:
+    """Take a moment."""
+    time.sleep(0.05)
+    return echo(row, fetched)
+
+
+class BadLoad:
+    """A work that does `deed` when a worker loads it."""
+
+    def __init__(self, deed: str) -> None:
+        self.deed = deed
+
+    def __reduce__(self) -> tuple[Callable[[str], Any], tuple[str]]:
+        return _load_badly, (self.deed,)
+
+    def __call__(self, row: Row, fetched: tuple[Fetched, ...]) -> Result:
+        return echo(row, fetched)
+
+
+def _load_badly(deed: str) -> None:
+    if deed == "die":
+        os.write(2, b"libbroken.so: cannot open shared object file")
+        os._exit(127)
+    raise ImportError("No module named 'broken_wheel'")
+
+
+def _item_error(_: str) -> None:
+    raise ItemError(Reason.IMAGE_CORRUPT, "bad Huffman code")
+
+
+def _memory_error(_: str) -> None:
+    raise MemoryError("cannot allocate 8 GiB")
+
+
+def _key_error(_: str) -> None:
+    raise KeyError("missing")
+
+
+def _loop(_: str) -> None:
+    while True:
+        pass
+
+
+def _hold_gil(_: str) -> None:
+    ctypes.PyDLL(None).sleep(1000)
+
+
+def _first_time_only(argument: str) -> None:
+    """Do the deed the first time: ``once PATH DEED``."""
+    path, _, deed = argument.partition(" ")
+    if not Path(path).exists():
+        Path(path).touch()
+        DEEDS[deed.split()[0]](deed.partition(" ")[2])
+
+
+def _announce_and_sleep(fifo: str) -> None:
+    with Path(fifo).open("w") as stream:
+        stream.write(str(os.getpid()))
+    time.sleep(1000)
+
+
+def _fork_and_return(_: str) -> None:
+    os.fork()
+
+
+def _die_and_leave_a_child(_: str) -> None:
+    if os.fork() == 0:
+        time.sleep(4)
+    os._exit(0)
+
+
+def _close_everything(_: str) -> None:
+    os.closerange(3, 256)
+    time.sleep(1000)
+
+
+def _noise(size: str) -> None:
+    for _ in range(int(size) // 65536):
+        os.write(2, b"libpng warning: \n" * 3855)
+
+
+def _surroundings(_: str) -> bytes:
+    """What a worker's own child sees, and how the worker is set up."""
+    inherited = subprocess.run(["/bin/ls", "/proc/self/fd"], capture_output=True, text=True, check=True).stdout.split()
+    return repr(
+        {
+            "descriptors": len(inherited),
+            "threads": os.environ.get("OMP_NUM_THREADS"),
+            "oom": int(Path("/proc/self/oom_score_adj").read_text()),
+            "core": resource.getrlimit(resource.RLIMIT_CORE)[0],
+            "heavy": sorted(sys.modules.keys() & {"asyncio", "pyarrow", "aiohttp", "rich", "multiprocessing"}),
+        }
+    ).encode()
+
+
+DEEDS: dict[str, Callable[[str], Any]] = {
+    "segfault": lambda _: ctypes.string_at(0),
+    "abort": lambda _: os.abort(),
+    "exit": lambda _: os._exit(0),
+    "kill": lambda _: os.kill(os.getpid(), signal.SIGKILL),
+    "stop": lambda _: os.kill(os.getpid(), signal.SIGSTOP),
+    "sleep": lambda seconds: time.sleep(float(seconds)),
+    "loop": _loop,
+    "hold_gil": _hold_gil,
+    "once": _first_time_only,
+    "announce": _announce_and_sleep,
+    "fork": _fork_and_return,
+    "orphan": _die_and_leave_a_child,
+    "close": _close_everything,
+    "noise": _noise,
+    "print": print,
+    "sys_exit": lambda _: sys.exit(3),
+    "item_error": _item_error,
+    "memory_error": _memory_error,
+    "key_error": _key_error,
+    "lambda": lambda _: Result(Sample({"image": lambda: None})),  # type: ignore[dict-item]  # that is the point
+    "surroundings": _surroundings,
+}
+
+ARRAYS: dict[str, Callable[[], np.ndarray[Any, Any]]] = {
+    "uint8 image": lambda: np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3),
+    "float32": lambda: np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4),
+    "bool": lambda: np.array([True, False]),
+    "big-endian": lambda: np.arange(4, dtype=">i4"),
+    "complex": lambda: np.array([1 + 2j]),
+    "text": lambda: np.array(["ä", "bc"]),
+    "structured": lambda: np.array([(1, 2.0)], dtype=[("a", "i4"), ("b", "f8")]),
+    "zero size": lambda: np.empty((0, 3), np.uint8),
+    "zero dimensions": lambda: np.array(3.5),
+    "strided": lambda: np.arange(24).reshape(4, 6)[::2, ::-3],
+    "fortran": lambda: np.asfortranarray(np.arange(6).reshape(2, 3)),
+}

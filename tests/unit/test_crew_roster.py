@@ -1,0 +1,231 @@
+"""The supervisor's decisions: any order of submits, results, deaths and timeouts ends every job exactly once."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from penstock.crew.roster import STILLBORN_LIMIT, Assign, Break, Deliver, Instruction, Job, Kill, Roster, Spawn
+from penstock.crew.wire import SLOTS
+from penstock.records import Failure, Reason, Request, Result, Row, Sample
+
+TIMEOUT = 10.0
+DONE = Result(Sample({"image": b""}))
+
+
+def job_of(index: int) -> Job:
+    return Job(Row(index, (Request("image", None),)), (), [])
+
+
+def reason_of(instruction: Instruction) -> Reason:
+    assert isinstance(instruction, Deliver)
+    assert isinstance(instruction.result.value, Failure)
+    return instruction.result.value.reason
+
+
+class Crew(RuleBasedStateMachine):
+    """Obeys the roster as the real crew does, with workers that do whatever Hypothesis likes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.submitted = 0
+        self.delivered: Counter[int] = Counter()
+        self.deaths: Counter[int] = Counter()
+        self.jobs: dict[int, list[Assign]] = {}
+        self.starting: set[int] = set()
+        self.worked: set[int] = set()
+        self.stillborn = 0
+        self.broken = False
+        self.roster = Roster(3, TIMEOUT)
+        self.obey(self.roster.open(self.now))
+
+    def obey(self, instructions: list[Instruction]) -> None:
+        for instruction in instructions:
+            match instruction:
+                case Spawn(worker):
+                    self.jobs[worker] = []
+                    self.starting.add(worker)
+                case Assign(worker, slot, job):
+                    assert worker not in self.starting
+                    assert slot not in {held.slot for held in self.jobs[worker]}
+                    assert not job.suspect or worker not in self.worked, "a suspect needs a fresh worker"
+                    self.jobs[worker].append(instruction)
+                    self.worked.add(worker)
+                case Kill(worker):
+                    self.forget(worker)
+                case Deliver(job, _):
+                    self.delivered[job.row.index] += 1
+                case Break():
+                    assert not self.broken
+                    self.broken = True
+
+    def forget(self, worker: int) -> list[Assign]:
+        self.starting.discard(worker)
+        return self.jobs.pop(worker)
+
+    def choose(self, data: st.DataObject, workers: list[int]) -> int:
+        return data.draw(st.sampled_from(sorted(workers)))
+
+    def busy(self) -> list[int]:
+        return [worker for worker, held in self.jobs.items() if held]
+
+    @precondition(lambda self: not self.broken)
+    @rule()
+    def submit(self) -> None:
+        self.obey(self.roster.submit(job_of(self.submitted), self.now))
+        self.submitted += 1
+
+    @precondition(lambda self: not self.broken and self.starting)
+    @rule(data=st.data())
+    def become_ready(self, data: st.DataObject) -> None:
+        worker = self.choose(data, list(self.starting))
+        self.starting.remove(worker)
+        self.stillborn = 0
+        self.obey(self.roster.ready(worker, self.now))
+
+    @precondition(lambda self: not self.broken and self.busy())
+    @rule(data=st.data())
+    def finish(self, data: st.DataObject) -> None:
+        worker = self.choose(data, self.busy())
+        held = self.jobs[worker].pop(0)
+        self.obey(self.roster.finished(worker, held.slot, DONE, self.now))
+
+    @precondition(lambda self: not self.broken and self.jobs)
+    @rule(data=st.data())
+    def die(self, data: st.DataObject) -> None:
+        worker = self.choose(data, list(self.jobs))
+        self.stillborn += worker in self.starting
+        for held in self.forget(worker)[:1]:
+            self.deaths[held.job.row.index] += 1
+        self.obey(self.roster.died(worker, "SIGSEGV", self.now))
+        assert self.broken == (self.stillborn >= STILLBORN_LIMIT)
+
+    @precondition(lambda self: not self.broken)
+    @rule(seconds=st.floats(0, 2 * TIMEOUT))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+        self.stillborn += sum(worker in self.starting for worker in self.late())
+        self.obey(self.roster.tick(self.now))
+        assert self.broken or self.roster.next_deadline > self.now
+
+    @precondition(lambda self: self.broken)
+    @rule()
+    def rest(self) -> None:
+        """A broken crew is asked nothing more."""
+
+    def late(self) -> list[int]:
+        return [number for number, worker in self.roster._workers.items() if worker.deadline <= self.now]
+
+    @invariant()
+    def nobody_holds_too_much(self) -> None:
+        assert all(len(held) <= SLOTS for held in self.jobs.values())
+
+    @invariant()
+    def suspects_are_alone(self) -> None:
+        assert all(len(held) == 1 for held in self.jobs.values() if any(assign.job.suspect for assign in held))
+
+    @invariant()
+    def nothing_is_delivered_twice_or_blamed_for_one_death(self) -> None:
+        assert all(count == 1 for count in self.delivered.values())
+        assert all(count <= 2 for count in self.deaths.values())
+
+    @invariant()
+    def the_crew_is_complete(self) -> None:
+        assert self.broken or len(self.jobs) == 3
+
+    @invariant()
+    def nobody_idles_while_work_waits(self) -> None:
+        idle = [worker for worker, held in self.jobs.items() if not held and worker not in self.starting]
+        inside = sum(len(held) for held in self.jobs.values())
+        waiting = self.submitted - len(self.delivered) - inside
+        suspects_waiting = len(self.roster._suspects)
+        assert self.broken or not idle or waiting == suspects_waiting <= len(self.starting)
+
+    def teardown(self) -> None:
+        """Let everybody work in peace: then everything is delivered."""
+        while not self.broken and (self.starting or self.busy()):
+            if self.starting:
+                worker = self.starting.pop()
+                self.obey(self.roster.ready(worker, self.now))
+            else:
+                worker = self.busy()[0]
+                self.obey(self.roster.finished(worker, self.jobs[worker].pop(0).slot, DONE, self.now))
+        assert self.broken or self.delivered == Counter(range(self.submitted))
+
+
+TestCrew = Crew.TestCase
+
+
+@pytest.fixture
+def roster() -> Roster:
+    """One worker, ready."""
+    roster = Roster(1, TIMEOUT)
+    roster.open(0.0)
+    assert roster.ready(1, 0.0) == []
+    return roster
+
+
+def test_the_deadline_counts_from_when_a_job_runs(roster: Roster) -> None:
+    """A job that waited in the worker gets all of its time."""
+    first, second = job_of(0), job_of(1)
+    roster.submit(first, 0.0)
+    roster.submit(second, 0.0)
+    roster.finished(1, 0, DONE, 9.0)
+    assert roster.next_deadline == 9.0 + TIMEOUT
+    assert roster.tick(18.0) == []
+
+
+def test_an_exceeded_deadline_kills_and_gives_the_waiting_job_back(roster: Roster) -> None:
+    """The running row fails; the one behind it is the first that the next worker gets."""
+    jobs = [job_of(index) for index in range(3)]
+    for job in jobs:
+        roster.submit(job, 0.0)
+    kill, delivery, spawn = roster.tick(TIMEOUT)
+    assert (kill, spawn) == (Kill(1), Spawn(2))
+    assert reason_of(delivery) is Reason.DECODE_TIMEOUT
+    assert roster.ready(2, TIMEOUT) == [Assign(2, 0, jobs[1]), Assign(2, 1, jobs[2])]
+    assert roster.timeouts == 1
+
+
+def test_a_second_death_is_blamed(roster: Roster) -> None:
+    """The suspect runs alone, and the backlog waits for it."""
+    poison, innocent = job_of(0), job_of(1)
+    roster.submit(poison, 0.0)
+    roster.submit(innocent, 0.0)
+    assert roster.died(1, "SIGSEGV", 1.0) == [Spawn(2)]
+    assert roster.ready(2, 1.0) == [Assign(2, 0, poison)]
+    delivery, spawn = roster.died(2, "SIGSEGV", 2.0)
+    assert reason_of(delivery) is Reason.DECODE_CRASH
+    assert spawn == Spawn(3)
+    assert roster.ready(3, 2.0) == [Assign(3, 0, innocent)]
+    assert roster.crashes == 2
+
+
+def test_an_idle_death_is_no_crash(roster: Roster) -> None:
+    """Nobody was at work."""
+    assert roster.died(1, "SIGKILL", 0.0) == [Spawn(2)]
+    assert roster.crashes == 0
+
+
+def test_nonsense_is_ignored(roster: Roster) -> None:
+    """A note about a slot that is not the running job's changes nothing."""
+    assert roster.finished(1, 0, DONE, 0.0) == []
+    roster.submit(job_of(0), 0.0)
+    assert roster.finished(1, 1, DONE, 0.0) == []
+
+
+def test_workers_that_never_become_ready_break_the_crew() -> None:
+    """Dead or silent: after five in a row, whose last words are told."""
+    roster = Roster(1, TIMEOUT)
+    roster.open(0.0)
+    for worker in range(1, STILLBORN_LIMIT):
+        assert Spawn(worker + 1) in roster.died(worker, "exit 127", 0.0)
+    kill, broken = roster.tick(math.inf)
+    assert kill == Kill(STILLBORN_LIMIT)
+    assert isinstance(broken, Break)
+    assert "not ready" in broken.why

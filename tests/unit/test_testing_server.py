@@ -1,0 +1,480 @@
+"""The image server does what its paths say, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import gzip
+import http.client
+import itertools
+import json
+import os
+import random
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+import pytest
+import trustme
+
+from penstock.testing.images import make_images
+from penstock.testing.server import ImageServer
+
+PATIENCE = 10.0
+"""Seconds after which a test gives up on the server."""
+
+PICTURES = {"a.jpg": 20_000, "b c.png": 300, "sub/ü.webp": 150_000}
+"""Files of the corpus and their sizes."""
+
+HALF_OF_A = len(b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\nContent-Length: 20000\r\n\r\n") + 10_000
+"""Bytes on the wire of an answer that breaks off in the middle of a.jpg."""
+
+
+def _bytes_of(name: str) -> bytes:
+    return random.Random(name).randbytes(PICTURES[name])
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    (folder / "sub").mkdir()
+    for name in PICTURES:
+        (folder / name).write_bytes(_bytes_of(name))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(corpus: Path) -> Iterator[ImageServer]:
+    with ImageServer(corpus=corpus) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: ImageServer) -> Iterator[http.client.HTTPConnection]:
+    connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=PATIENCE)
+    yield connection
+    connection.close()
+
+
+@pytest.fixture
+def wire(server: ImageServer) -> Iterator[socket.socket]:
+    """A bare connection to the server."""
+    with _connect(server) as connection:
+        yield connection
+
+
+def _connect(server: ImageServer) -> socket.socket:
+    parts = urlsplit(server.url)
+    return socket.create_connection((parts.hostname, parts.port), timeout=PATIENCE)
+
+
+def _get(client: http.client.HTTPConnection, target: str, method: str = "GET") -> http.client.HTTPResponse:
+    client.request(method, target)
+    return client.getresponse()
+
+
+def _read_all(connection: socket.socket) -> bytes:
+    return b"".join(iter(lambda: connection.recv(2**16), b""))
+
+
+def _read(connection: socket.socket, size: int) -> bytes:
+    with connection.makefile("rb") as file:
+        return file.read(size)
+
+
+@pytest.mark.parametrize(
+    ("name", "content_type"), [("a.jpg", "image/jpeg"), ("b c.png", "image/png"), ("sub/ü.webp", "image/webp")]
+)
+def test_image_is_served_with_its_type(client: http.client.HTTPConnection, name: str, content_type: str) -> None:
+    """A picture comes as it is, whatever the query says."""
+    answer = _get(client, f"/image/{quote(name)}?i=823")
+    assert (answer.status, answer.headers["Content-Type"]) == (200, content_type)
+    assert answer.read() == _bytes_of(name)
+
+
+def test_head_has_no_body(client: http.client.HTTPConnection) -> None:
+    """HEAD tells the length, sends no body and leaves the connection in step."""
+    answer = _get(client, "/image/a.jpg", "HEAD")
+    assert (answer.headers["Content-Length"], answer.read()) == ("20000", b"")
+    assert _get(client, "/image/a.jpg").read() == _bytes_of("a.jpg")
+
+
+def test_connection_is_kept(server: ImageServer, client: http.client.HTTPConnection) -> None:
+    """Requests after one another share a connection, and each is counted once, by prefix and by target."""
+    before = server.statistics()
+    for index in range(3):
+        _get(client, f"/image/a.jpg?kept={index}").read()
+    after = server.statistics()
+    assert after.connections_opened - before.connections_opened == 1
+    assert after.by_prefix["image"] - before.by_prefix.get("image", 0) == after.requests - before.requests == 3
+    assert [after.by_target[f"/image/a.jpg?kept={index}"] for index in range(3)] == [1, 1, 1]
+    assert after.bytes_sent - before.bytes_sent > 3 * PICTURES["a.jpg"]
+
+
+def test_asking_for_statistics_does_not_count(server: ImageServer) -> None:
+    """Reading the statistics changes none of the counters."""
+    first, second = server.statistics(), server.statistics()
+    assert (first.requests, first.connections_opened, first.connections_open, first.bytes_sent) == (
+        second.requests,
+        second.connections_opened,
+        second.connections_open,
+        second.bytes_sent,
+    )
+    assert second.cpu_seconds >= first.cpu_seconds > 0
+
+
+def test_pipelined_requests_are_answered_in_order(wire: socket.socket) -> None:
+    """Thousands of requests sent at once, more than the server reads ahead, are answered one after the other."""
+    count = 3000
+    requests = [f"GET /text/n{index} HTTP/1.1\r\nHost: x\r\n\r\n" for index in range(count)]
+    requests.append("GET /empty HTTP/1.1\r\nConnection: close\r\n\r\n")
+    wire.sendall("".join(requests).encode())
+    bodies = [piece.partition(b"HTTP/1.1")[0] for piece in _read_all(wire).split(b"\r\n\r\n")[1:]]
+    assert bodies == [b"n%d" % index for index in range(count)] + [b""]
+
+
+def test_request_may_come_in_pieces(wire: socket.socket) -> None:
+    """A request that arrives byte by byte is one request."""
+    wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for byte in b"GET /text/whole HTTP/1.0\r\nHost: x\r\n\r\n":
+        wire.sendall(bytes([byte]))
+    assert _read_all(wire).endswith(b"\r\n\r\nwhole")
+
+
+@pytest.mark.parametrize("request_line", ["GET /text/x HTTP/1.0", "GET /text/x HTTP/1.1\r\nConnection: Close"])
+def test_connection_ends_when_it_should(wire: socket.socket, request_line: str) -> None:
+    """An old client, and one that says so, gets its answer and the end of the connection."""
+    wire.sendall(f"{request_line}\r\n\r\n".encode())
+    assert _read_all(wire).endswith(b"x")
+
+
+def test_absolute_form(wire: socket.socket) -> None:
+    """What a client sends to a proxy is answered too."""
+    wire.sendall(b"GET http://example.org:8080/text/by-proxy HTTP/1.0\r\n\r\n")
+    assert _read_all(wire).endswith(b"by-proxy")
+
+
+def test_truncated_looks_complete(client: http.client.HTTPConnection) -> None:
+    """A truncated picture is half of its bytes under an honest Content-Length."""
+    answer = _get(client, "/truncated/a.jpg")
+    assert answer.headers["Content-Length"] == "10000"
+    assert answer.read() == _bytes_of("a.jpg")[:10_000]
+
+
+def test_short_ends_before_its_announced_end(client: http.client.HTTPConnection) -> None:
+    """A short body lacks the second half of what was announced."""
+    with pytest.raises(http.client.IncompleteRead) as caught:
+        _get(client, "/short/a.jpg").read()
+    assert (len(caught.value.partial), caught.value.expected) == (10_000, 10_000)
+
+
+def test_stall_falls_silent(server: ImageServer) -> None:
+    """A stalled body stops in its middle, and the request stays open until the client goes."""
+    with _connect(server) as wire:
+        wire.sendall(b"GET /stall/a.jpg HTTP/1.1\r\n\r\n")
+        assert _read(wire, HALF_OF_A).endswith(_bytes_of("a.jpg")[:10_000])
+        wire.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            wire.recv(1)
+        assert server.statistics().requests_open == 1
+    _wait_for_no_requests(server)
+
+
+def test_reset_in_the_middle(wire: socket.socket) -> None:
+    """Half of the body arrives, then the connection is reset."""
+    wire.sendall(b"GET /reset/a.jpg HTTP/1.1\r\n\r\n")
+    assert _read(wire, HALF_OF_A).endswith(_bytes_of("a.jpg")[:10_000])
+    with pytest.raises(ConnectionResetError):
+        wire.recv(1)
+
+
+def test_chunked(client: http.client.HTTPConnection) -> None:
+    """A chunked picture has no length and is complete."""
+    answer = _get(client, f"/chunked/{quote('sub/ü.webp')}")
+    assert answer.headers["Transfer-Encoding"] == "chunked"
+    assert "Content-Length" not in answer.headers
+    assert answer.read() == _bytes_of("sub/ü.webp")
+
+
+def test_gzip(client: http.client.HTTPConnection) -> None:
+    """A picture comes compressed without having been asked for so."""
+    answer = _get(client, "/gzip/a.jpg")
+    assert answer.headers["Content-Encoding"] == "gzip"
+    assert gzip.decompress(answer.read()) == _bytes_of("a.jpg")
+
+
+@pytest.mark.parametrize("status", [200, 204, 302, 404, 418, 429, 503, 524, 599])
+def test_status(client: http.client.HTTPConnection, status: int) -> None:
+    """Any final status can be had, and the connection stays in step."""
+    answer = _get(client, f"/status/{status}")
+    assert (answer.status, answer.read()) == (status, b"" if status == 204 else f"{status}\n".encode())
+    assert _get(client, "/text/next").read() == b"next"
+
+
+def test_retry_after(client: http.client.HTTPConnection) -> None:
+    """Retry-After says what it was told to say."""
+    answer = _get(client, "/status/503?retry_after=1")
+    assert (answer.status, answer.headers["Retry-After"], answer.read()) == (503, "1", b"503\n")
+
+
+def test_flaky_fails_as_often_as_told(client: http.client.HTTPConnection) -> None:
+    """Each id fails twice, then succeeds, apart from every other id."""
+
+    def ask(name: str) -> int:
+        answer = _get(client, f"/flaky/2/a.jpg?id={name}")
+        answer.read()
+        return answer.status
+
+    assert [ask("one"), ask("two"), ask("one"), ask("one"), ask("one"), ask("two"), ask("two")] == [
+        *(503, 503, 503, 200, 200, 503, 200)
+    ]
+
+
+def _follow(client: http.client.HTTPConnection, target: str) -> tuple[list[str], bytes]:
+    visited: list[str] = []
+    while True:
+        answer = _get(client, target)
+        body = answer.read()
+        if answer.status != 302:
+            return visited, body
+        target = answer.headers["Location"]
+        visited.append(target)
+
+
+@pytest.mark.parametrize("hops", [0, 1, 4])
+def test_redirects_lead_to_the_image(client: http.client.HTTPConnection, hops: int) -> None:
+    """After exactly n hops there is the picture."""
+    visited, body = _follow(client, f"/redirect/{hops}/{quote('b c.png')}")
+    assert (len(visited), body) == (hops, _bytes_of("b c.png"))
+
+
+def test_redirect_to(client: http.client.HTTPConnection) -> None:
+    """A redirect may lead anywhere."""
+    answer = _get(client, "/redirect-to?url=" + quote("ftp://example.org/ü?a=b&c=d"))
+    assert answer.headers["Location"].encode("latin-1").decode() == "ftp://example.org/ü?a=b&c=d"
+
+
+def test_slow_waits_before_the_head(client: http.client.HTTPConnection) -> None:
+    """The head takes at least the time asked for."""
+    start = time.monotonic()
+    answer = _get(client, "/slow/0.2/a.jpg")
+    assert time.monotonic() - start >= 0.2
+    assert answer.read() == _bytes_of("a.jpg")
+
+
+def test_drip_keeps_its_rate(client: http.client.HTTPConnection) -> None:
+    """The body is complete, and took at least its size over the rate (less the first drop)."""
+    start = time.monotonic()
+    assert _get(client, "/drip/100000/a.jpg").read() == _bytes_of("a.jpg")
+    assert time.monotonic() - start >= 0.1
+
+
+def _wait_for_no_requests(server: ImageServer) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while server.statistics().requests_open:
+        assert time.monotonic() < deadline, "the server still serves a client that has gone"
+
+
+def test_endless_serves_others_too_and_ends_with_its_client(server: ImageServer) -> None:
+    """An endless body does not starve other requests, and ends when the client goes, also one that does not read."""
+    with _connect(server) as reader, _connect(server) as sleeper:
+        for wire in (reader, sleeper):
+            wire.sendall(b"GET /endless HTTP/1.1\r\n\r\n")
+        assert len(_read(reader, 3_000_000)) == 3_000_000
+        assert server.statistics().requests_open == 2
+    _wait_for_no_requests(server)
+
+
+@pytest.mark.parametrize("size", [0, 1, 65536, 1_000_001])
+def test_big_has_the_size_asked_for(client: http.client.HTTPConnection, size: int) -> None:
+    """What is announced is what comes."""
+    answer = _get(client, f"/big?size={size}")
+    assert (answer.headers["Content-Length"], len(answer.read())) == (str(size), size)
+
+
+def test_what_is_no_image(client: http.client.HTTPConnection) -> None:
+    """A page, a text and nothing at all come with 200."""
+    page = _get(client, "/html")
+    assert (page.status, page.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+    assert page.read().startswith(b"<!doctype html>")
+    assert _get(client, f"/text/{quote('a/b ü')}").read().decode() == "a/b ü"
+    empty = _get(client, "/empty")
+    assert (empty.status, empty.read()) == (200, b"")
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        ("/robots.txt", 404),
+        ("/", 404),
+        ("/image/unknown.jpg", 404),
+        ("/slow/1/unknown.jpg", 404),
+        ("/slow/nan/a.jpg", 400),
+        ("/drip/0/a.jpg", 400),
+        ("/status/103", 400),
+        ("/status/-1", 400),
+        ("/big?size=many", 400),
+    ],
+)
+def test_paths_that_mean_nothing(client: http.client.HTTPConnection, target: str, status: int) -> None:
+    """An unknown path is 404, a number that is none 400."""
+    assert _get(client, target).status == status
+
+
+@pytest.mark.parametrize(
+    "request_head",
+    [
+        "POST /image/a.jpg HTTP/1.1\r\nHost: x",
+        "GET image/a.jpg HTTP/1.1\r\nHost: x",
+        "GET /image/a.jpg HTTP/2\r\nHost: x",
+        "GET /image/a b.jpg HTTP/1.1\r\nHost: x",
+        "GET /image/ü.jpg HTTP/1.1\r\nHost: x",
+        "GET /image/a.jpg HTTP/1.1\r\nno colon",
+        "hello",
+    ],
+)
+def test_bad_requests_are_refused(wire: socket.socket, request_head: str) -> None:
+    """What is no request that we serve is answered with 400 and the end of the connection."""
+    wire.sendall(f"{request_head}\r\n\r\n".encode())
+    assert _read_all(wire).startswith(b"HTTP/1.1 400 Bad Request\r\n")
+
+
+@pytest.mark.parametrize("end", ["", "\r\n\r\n"])
+def test_head_is_bounded(wire: socket.socket, end: str) -> None:
+    """A head of more than 16 KiB is refused, whether or not its end is there."""
+    wire.sendall(f"GET / HTTP/1.1\r\nX: {'x' * 2**14}{end}".encode())
+    assert _read_all(wire).startswith(b"HTTP/1.1 431 ")
+
+
+def test_image_urls_are_distinct(server: ImageServer, client: http.client.HTTPConnection) -> None:
+    """The pictures come round again, in their order; the URLs do not."""
+    urls = server.image_urls(7)
+    assert len(set(urls)) == 7
+    bodies = [_get(client, url.removeprefix(server.url)).read() for url in urls]
+    assert bodies == [_bytes_of(name) for name in itertools.islice(itertools.cycle(sorted(PICTURES)), 7)]
+
+
+def test_latency_and_peak(corpus: Path) -> None:
+    """Every request waits for the latency, and all of them at the same time."""
+    with ImageServer(corpus=corpus, latency=0.3, jitter=0.1) as server:
+        wires = [_connect(server) for _ in range(5)]
+        start = time.monotonic()
+        for wire in wires:
+            wire.sendall(b"GET /text/x HTTP/1.0\r\n\r\n")
+        assert all(_read_all(wire).endswith(b"x") for wire in wires)
+        assert time.monotonic() - start >= 0.3
+        for wire in wires:
+            wire.close()
+        statistics = server.statistics()
+        assert (statistics.peak_requests, statistics.requests_open, statistics.connections_opened) == (5, 0, 5)
+
+
+def test_made_pictures_depend_on_the_seed() -> None:
+    """Without a corpus the server serves the pictures of `make_images`, from the same seed."""
+    expected = {picture.name: picture.data for picture in make_images(3, seed=7, mean_bytes=4_000)}
+    with ImageServer(count=3, seed=7, mean_bytes=4_000) as server:
+        assert server.pictures == tuple(expected)
+        client = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=PATIENCE)
+        assert {name: _get(client, f"/image/{name}").read() for name in server.pictures} == expected
+        client.close()
+
+
+def test_tls(corpus: Path, tmp_path: Path) -> None:
+    """With a certificate the server speaks TLS, and still tells its statistics."""
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    chain, key = tmp_path / "chain.pem", tmp_path / "key.pem"
+    certificate.private_key_pem.write_to_path(key)
+    for blob in certificate.cert_chain_pems:
+        blob.write_to_path(chain, append=True)
+    context = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
+    with ImageServer(corpus=corpus, certificate=chain, key=key) as server:
+        assert server.url.startswith("https://127.0.0.1:")
+        client = http.client.HTTPSConnection(urlsplit(server.url).netloc, timeout=PATIENCE, context=context)
+        assert _get(client, "/image/a.jpg").read() == _bytes_of("a.jpg")
+        client.close()
+        assert server.statistics().by_prefix == {"image": 1}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"corpus": Path("/nowhere")}, "there are no files in this folder"),
+        ({"host": "192.0.2.1"}, r"with status 1; .*'192\.0\.2\.1'"),
+        ({"start_timeout": 0.01}, r"not ready after 0\.01 s"),
+    ],
+)
+def test_start_failure_is_explained(options: dict[str, object], message: str) -> None:
+    """A server that does not start raises with its own words, and leaves no process."""
+    with pytest.raises(RuntimeError, match=f"(?s){message}"), ImageServer(**{"count": 1, **options}):  # type: ignore[arg-type]  # parametrized
+        pass
+
+
+def test_block_that_raises_ends_the_server(corpus: Path) -> None:
+    """The process is gone and reaped after the block, whatever ended it; closing again does nothing."""
+    server = ImageServer(corpus=corpus)
+    with suppress(ZeroDivisionError), server:
+        pid = server.pid
+        raise ZeroDivisionError
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    server.close()
+    with pytest.raises(RuntimeError, match="not running"):
+        server.statistics()
+
+
+def test_server_that_does_not_listen_is_killed(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stopped server, deaf to SIGTERM, is ended by force."""
+    monkeypatch.setattr("penstock.testing.server.GRACE", 0.05)
+    with ImageServer(corpus=corpus) as server:
+        pid = server.pid
+        os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_interrupt_key_does_not_reach_the_server(server: ImageServer) -> None:
+    """The server is in a session of its own: Ctrl-C ends the client, which then ends the server in good order."""
+    assert os.getsid(server.pid) == server.pid
+
+
+@pytest.mark.parametrize("how", ["end of input", signal.SIGTERM, signal.SIGINT])
+def test_server_by_hand_ends_in_good_order(corpus: Path, how: str | signal.Signals) -> None:
+    """It prints one line of JSON, and ends with 0 at the end of its input and on a signal, open connections or not."""
+    command = [sys.executable, "-m", "penstock.testing.server", "--corpus", str(corpus)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        ready = json.loads(process.stdout.readline())
+        assert ready["pictures"] == sorted(PICTURES)
+        parts = urlsplit(ready["url"])
+        with socket.create_connection((parts.hostname, parts.port), timeout=PATIENCE) as wire:
+            wire.sendall(b"GET /stall/a.jpg HTTP/1.1\r\n\r\n")
+            assert wire.recv(1) == b"H"
+            process.stdin.close() if isinstance(how, str) else process.send_signal(how)
+            assert process.wait(PATIENCE) == 0
+        assert process.stdout.read() == b""
+
+
+def test_server_does_not_outlive_a_killed_parent(corpus: Path) -> None:
+    """When the parent dies by SIGKILL, the server goes too."""
+    program = (
+        "import sys, time; from pathlib import Path; from penstock.testing.server import ImageServer\n"
+        "with ImageServer(corpus=Path(sys.argv[1])) as server:\n"
+        "    print(server.url, flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, str(corpus)], stdout=subprocess.PIPE) as parent:
+        try:
+            assert parent.stdout is not None
+            parts = urlsplit(parent.stdout.readline().decode().strip())
+            wire = socket.create_connection((parts.hostname, parts.port), timeout=PATIENCE)
+        finally:
+            parent.kill()
+    with wire:
+        assert wire.recv(1) == b""
