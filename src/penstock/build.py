@@ -67,7 +67,7 @@ class Setup:
 def choose(config: FlowConfig, *, cores: int | None = None, splittable: bool = True) -> Setup:
     """What this strategy means here.
 
-    ``auto`` takes worker processes, since isolation costs nothing, unless the parent may have no children or the
+    Where processes are impossible, threads stand in for them.  ``auto`` takes worker processes, since isolation costs nothing, unless the parent may have no children or the
     interpreter has no GIL, where threads are simply better; and more lanes where one event loop would be full.
 
     Args:
@@ -83,12 +83,12 @@ def choose(config: FlowConfig, *, cores: int | None = None, splittable: bool = T
     lanes = min(lanes, workers)
     per_lane = math.ceil(workers / lanes)
     match config.strategy:
-        case "threads":
-            return Setup("threads", "threads", per_lane, lanes)
-        case "processes":
+        case "processes" if processes_possible():
             return Setup("worker", "processes", per_lane, lanes)
         case "hybrid":
             return Setup("threads", "processes", per_lane, lanes)
+        case "threads" | "processes":
+            return Setup("threads", "threads", per_lane, lanes)
         case "asyncio":
             return Setup("asyncio", "processes", per_lane, lanes)
         case "auto":
@@ -100,9 +100,11 @@ def build_lane(setup: Setup, config: RunConfig, work: Work) -> Lane:
     """Wire one lane; nothing is started until it is entered."""
     fetch_config = _fetch_share(config.part(FetchConfig), setup.lanes)
     memory = config.memory // setup.lanes // BUDGET_SHARE
+    deadline = config.decode_timeout
     if setup.fetch == "worker":
         work = FetchingWork(fetch_config, work)
-    crew = make_crew(setup.crew, work, setup.workers, config.decode_timeout)
+        deadline += fetch_config.row_timeout
+    crew = make_crew(setup.crew, work, setup.workers, deadline)
     fetcher = _make_fetcher(setup, fetch_config)
     return Lane(
         fetcher, crew, lookahead=LOOKAHEAD * fetcher.width, budget=ByteBudget(memory), result_bytes=memory

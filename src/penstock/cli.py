@@ -75,7 +75,9 @@ def demo(
     return code
 
 
-def run(source: str, *, out: Path, config: Path | None, quiet: bool, json: bool, **options: Any) -> int:
+def run(
+    source: str, *, out: Path, config: Path | None = None, quiet: bool = False, json: bool = False, **options: Any
+) -> int:
     """Turn a list of image URLs into dataset shards.
 
     The same command again goes on where an earlier one stopped.

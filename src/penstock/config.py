@@ -229,6 +229,11 @@ class FetchConfig(_Config):
         None, "send every request through this HTTP proxy; the address guard then covers the proxy only", metavar="URL"
     )
 
+    @property
+    def row_timeout(self) -> float:
+        """Seconds for one row: all its attempts, redirects and pauses together."""
+        return self.timeout * (self.retries + 1)
+
 
 @dataclass(frozen=True, kw_only=True)
 class FlowConfig(_Config):

@@ -33,7 +33,7 @@ def demo_urls(server: ImageServer, count: int) -> list[str]:
     """`count` URLs, of which one answers 404 and one is a JPEG that was cut in its middle."""
     urls = server.image_urls(count)
     urls[count // 3] = f"{server.url}/status/404?i={count // 3}"
-    urls[2 * count // 3] = f"{server.url}/truncated/{2 * count // 3}.jpg"
+    urls[2 * count // 3] = f"{server.url}/truncated/{server.pictures[0]}?i={2 * count // 3}"
     return urls
 
 

@@ -157,7 +157,7 @@ class Images:
         path = self._folder / f"{shard_name(report.shard)}.npy"
         try:
             mapped: npt.NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise SourceError(f"{path} cannot be read: {error}; `penstock verify` tells what is damaged") from error
         shape = (report.written, *getattr(self, "_item_shape", mapped.shape[1:]))
         if mapped.dtype != np.uint8 or mapped.shape != shape:

@@ -21,16 +21,17 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import penstock
 from penstock.build import Setup, choose
 from penstock.config import ImageConfig, RunConfig
 from penstock.crew.base import Work
+from penstock.crew.script import stop_if_in_worker
 from penstock.engines.base import Engine, Plan
 from penstock.engines.filling import Placed
 from penstock.engines.local import LocalEngine
-from penstock.engines.work import Job, Progress, Summary, Watch
+from penstock.engines.work import Job, Progress, Stoppable, Summary, Watch
 from penstock.errors import ConfigError
 from penstock.flow import LaneStatistics
 from penstock.folder import OutputFolder
@@ -41,7 +42,8 @@ from penstock.report.account import Account
 from penstock.report.failures import read_failures
 from penstock.report.report import Report
 from penstock.report.verdict import Shares, verdict
-from penstock.sink.shards import ShardStore, check_writable
+from penstock.sink.shards import check_writable
+from penstock.sink.table import TableLayout
 from penstock.source import Source, open_source
 
 __all__ = ["OnProgress", "Run", "run"]
@@ -85,6 +87,7 @@ def run(
 
     *Cancellation*: KeyboardInterrupt leaves the folder in order and passes on; the same call then goes on.
     """
+    stop_if_in_worker()
     return Run(source, out, config=make_config(config, options), transform=transform).execute(on_progress)
 
 
@@ -97,10 +100,6 @@ def make_config(config: RunConfig | None, options: Mapping[str, Any]) -> RunConf
             hint = f"; did you mean {near[0]}?" if near else f"; expected one of {', '.join(names)}"
             raise ConfigError(f"unknown option {name!r}{hint}")
     return dataclasses.replace(config or RunConfig(), **options)
-
-
-class _Stoppable(Protocol):
-    def stop(self) -> None: ...
 
 
 class Run(Watch):
@@ -123,10 +122,12 @@ class Run(Watch):
             caption_column=config.caption_column,
             keep_columns=config.keep_columns,
         )
+        # Refuses column names that the table beside the shards needs for itself.
+        TableLayout(config.caption_column is not None, config.keep_columns, self.source.kept_schema)
         self._transform = transform
         self._ledger = Ledger()
         self._folder = OutputFolder(self.out)
-        self._lane: _Stoppable | None = None
+        self._lane: Stoppable | None = None
         self._stop_asked = False
         self._on_progress: OnProgress | None = None
 
@@ -174,7 +175,8 @@ class Run(Watch):
             folder=self.out,
             run_id=manifest.run_id,
             work=self._work(),
-            kept_schema=self.source.kept_schema(),
+            kept_schema=self.source.kept_schema,
+            parts=() if self._transform else ("image",) if self.config.format == "arrays" else (self.config.encode,),
         )
 
     def _manifest(self) -> Manifest:
@@ -197,9 +199,11 @@ class Run(Watch):
 
     def _do_list(self, job: Job) -> Summary:
         """The rows of the list that are in no committed shard."""
-        ShardStore(job.folder, job.config, run_id=job.run_id, kept_schema=None).sweep(set(self._ledger.shards))
+        compared = self.source.fingerprint is None
+        # The rows in a spool cannot be compared with those of a list that has no fingerprint, so they are not kept.
+        job.store().sweep(set(self._ledger.shards), spools=compared)
         base = {number: report.rows_sha256 for number, report in self._ledger.shards.items() if not report.retried}
-        plan = Plan(self.source, self.config.shard_size, base, check_digests=self.source.fingerprint is None)
+        plan = Plan(self.source, self.config.shard_size, base, check_digests=compared)
         summary = self._engine().run(job, plan, self)
         if summary.complete:
             rows = self._ledger.account.rows
@@ -210,9 +214,7 @@ class Run(Watch):
 
     def _do_retries(self, job: Job, first: Summary) -> Summary:
         """The failed rows that are worth it, into new shards."""
-        ShardStore(job.folder, job.config, run_id=job.run_id, kept_schema=None).sweep(
-            set(self._ledger.shards), spools=True
-        )
+        job.store().sweep(set(self._ledger.shards), spools=True)  # which rows they held may have changed since
         retry = self._failed_rows(list(self._ledger.shards.values()), self._ledger.next_shard)
         plan = Plan(self.source, self.config.shard_size, {}, retry=retry)
         summary = self._engine().run(job, plan, self)
@@ -242,7 +244,7 @@ class Run(Watch):
         """Write the line by which the shard exists."""
         self._record(shard_entry(report))
 
-    def started(self, lane: _Stoppable) -> None:
+    def started(self, lane: Stoppable) -> None:
         """Keep what can be stopped."""
         self._lane = lane
         if self._stop_asked:

@@ -19,7 +19,7 @@ import pytest
 
 from faults import works
 from faults.collecting import PATIENCE, collecting
-from faults.works import bytes_of, row_of
+from faults.works import bytes_of, jobs_of, row_of
 from penstock.crew import child, wire
 from penstock.crew.base import Work
 from penstock.crew.choose import gil_enabled, make_crew, processes_possible
@@ -27,7 +27,7 @@ from penstock.crew.clock import AwakeClock
 from penstock.crew.processes import ProcessCrew
 from penstock.crew.threads import ThreadCrew
 from penstock.errors import ConfigError, WorkerError
-from penstock.records import Failure, Fetched, Reason, Result, Row, Sample
+from penstock.records import Failure, Reason, Result, Row, Sample
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="worker processes need POSIX")
 
@@ -38,10 +38,6 @@ BRIEF = 0.3
 
 def crew_of(work: Work = works.obey, width: int = 2, decode_timeout: float = 60.0) -> ProcessCrew:
     return ProcessCrew(work, width, decode_timeout)
-
-
-def jobs_of(*commands: str | bytes) -> dict[int, tuple[Row, tuple[Fetched, ...]]]:
-    return {index: (row_of(index), bytes_of(command)) for index, command in enumerate(commands)}
 
 
 def is_sample(result: Result) -> bool:

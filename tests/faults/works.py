@@ -34,6 +34,11 @@ def bytes_of(command: str | bytes = b"") -> tuple[Fetched, ...]:
     return (Fetched("image", data, 200, 2, 0.25),)
 
 
+def jobs_of(*commands: str | bytes) -> dict[int, tuple[Row, tuple[Fetched, ...]]]:
+    """Rows 0, 1, 2 … and what each is to do."""
+    return {index: (row_of(index), bytes_of(command)) for index, command in enumerate(commands)}
+
+
 def echo(row: Row, fetched: tuple[Fetched, ...]) -> Result:
     """The bytes as they came."""
     return Result.of(Sample({part.part: part.data for part in fetched}, Facts(width=row.index)), fetched)
@@ -71,7 +76,7 @@ def returns_nothing(row: Row, fetched: tuple[Fetched, ...]) -> Any:
 
 def doze(row: Row, fetched: tuple[Fetched, ...]) -> Result:
     """Take a moment."""
-    time.sleep(0.05)
+    time.sleep(0.02)
     return echo(row, fetched)
 
 

@@ -15,6 +15,7 @@ from PIL import Image, PngImagePlugin, features
 
 from penstock.config import ImageConfig, Resize
 from penstock.errors import ItemError
+from penstock.image import decode as decoding
 from penstock.image import exif, sniff
 from penstock.image.decode import decode
 from penstock.image.resize import OVERSAMPLING, plan
@@ -321,12 +322,19 @@ def test_other_content_is_named(data: bytes, reason: Reason, kind: str) -> None:
     assert (error.reason, error.detail) == (reason, kind)
 
 
+def test_what_this_pillow_cannot_decode_is_unsupported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A format that Pillow was built without counts as unsupported, by name: the image is not to blame."""
+    monkeypatch.delitem(vars(decoding)["_OPENERS"], "webp")
+    error = failure(saved(picture(), "WEBP"))
+    assert (error.reason, error.detail) == (Reason.CONTENT_UNSUPPORTED, "webp")
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_the_sniffer_knows_what_is_decoded(name: str) -> None:
     """Files of the decoded formats are recognised, with the size that their headers tell."""
     data = saved(picture(), **FORMATS[name])
     kind = sniff.kind_of(data)
-    assert kind in sniff.DECODED
+    assert kind in sniff.IMAGES
     assert not sniff.is_cut(data, kind)
     assert sniff.size_of(data, kind) == (None if kind in ("tiff", "avif") else (48, 40))
 

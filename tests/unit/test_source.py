@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from penstock.errors import MissingExtraError, SourceError
 from penstock.source import Source, open_source
+from penstock.source.files import ListFile
 
 Record = dict[str, Any]
 
@@ -155,6 +156,7 @@ def test_a_slice_is_the_slice_of_the_whole(ending: str, records: list[Record], s
         pa.Table.from_pylist(RECORDS),
         pa.Table.from_pylist(RECORDS).to_reader(max_chunksize=4),
         pa.RecordBatch.from_pylist(RECORDS),
+        pa.array([row["url"] for row in RECORDS]),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -212,6 +214,16 @@ def test_whatever_exports_an_arrow_stream_is_a_table() -> None:
     assert urls(source) == urls(source)
 
 
+def test_a_single_column_is_a_list_of_urls() -> None:
+    """What exports one column, as a Series does, is read as the iterable that it is."""
+
+    class Series(list[str]):
+        def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+            return pa.chunked_array([list(self)]).__arrow_c_stream__(requested_schema)
+
+    assert urls(open_source(Series(["u", "v"]))) == ["u", "v"]
+
+
 def test_a_folder_counts_rows_over_all_files(tmp_path: Path) -> None:
     """Lists of mixed formats are read in the order of their names; other and hidden files are not."""
     write_list(tmp_path, "parquet", RECORDS[:5], "a")
@@ -246,7 +258,7 @@ def test_remote_files_are_read_through_fsspec(ending: str) -> None:
         source = open_source(location)
         assert len(urls(source)) == 25
         assert source.fingerprint == {"files": [source.fingerprint["files"][0] | {"name": f"a.{ending}"}]}  # type: ignore[index]
-    assert refusal("memory://nowhere/a.txt") == "memory:///nowhere/a.txt: no such file"
+    assert refusal("memory://nowhere/a.txt").startswith("memory:///nowhere/a.txt: no such file, or its server")
 
 
 @pytest.mark.parametrize(
@@ -550,6 +562,16 @@ def test_missing_places(tmp_path: Path) -> None:
     assert refusal("nonsense://user:secret@x/a.txt?key=1").startswith("nonsense://x/a.txt: Protocol not known")
     with pytest.raises(MissingExtraError, match="pip install gcsfs"):
         open_source("gs://bucket/list.parquet")
+
+
+def test_messages_keep_secrets() -> None:
+    """Passwords and signatures of a URL are in no message, not even in one that a library wrote."""
+    file = ListFile(fsspec.filesystem("memory"), "/list.txt")
+    with pytest.raises(SourceError) as caught, file.naming():
+        raise ValueError("403, url='https://user:secret@example.com/list.txt?signature=secret'")
+    assert str(caught.value) == (
+        "memory:///list.txt: cannot be read, or is damaged: 403, url='https://example.com/list.txt'"
+    )
 
 
 # ---- memory

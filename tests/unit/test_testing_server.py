@@ -438,9 +438,9 @@ def test_server_that_does_not_listen_is_killed(corpus: Path, monkeypatch: pytest
         os.kill(pid, 0)
 
 
-def test_interrupt_key_does_not_reach_the_server(server: ImageServer) -> None:
+def test_interrupt_key_does_not_reach_the_server(image_server: ImageServer) -> None:
     """The server is in a session of its own: Ctrl-C ends the client, which then ends the server in good order."""
-    assert os.getsid(server.pid) == server.pid
+    assert os.getsid(image_server.pid) == image_server.pid
 
 
 @pytest.mark.parametrize("how", ["end of input", signal.SIGTERM, signal.SIGINT])

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 
-__all__ = ["AwakeClock"]
+__all__ = ["TICK", "AwakeClock"]
+
+TICK = 1.0
+"""Seconds that whoever keeps an `AwakeClock` waits at most: a stop shows only as far as it outlasts a wait."""
 
 GRACE = 1.0
 """Seconds by which a wait may overrun before the process counts as having been stopped. Arbitrary: a busy machine wakes

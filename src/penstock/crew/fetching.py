@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 from penstock.config import FetchConfig
 from penstock.crew.base import Work, attempt
 from penstock.fetch.pool import SyncClient
@@ -16,22 +18,26 @@ class FetchingWork:
     def __init__(self, config: FetchConfig, work: Work) -> None:
         self._config = config
         self._work = work
-        self._client: SyncClient | None = None
+        self._own = threading.local()
 
     def __getstate__(self) -> tuple[FetchConfig, Work]:
         return (self._config, self._work)
 
     def __setstate__(self, state: tuple[FetchConfig, Work]) -> None:
-        self._config, self._work = state
-        self._client = None
+        self.__init__(*state)  # type: ignore[misc]  # a thread's own things do not travel
 
     def __call__(self, row: Row, fetched: tuple[Fetched, ...]) -> Result:
         """The result for one row, with what its fetch cost."""
-        if self._client is None:
-            self._client = SyncClient(self._config)
-        parts = self._client.fetch(row)
+        parts = self._client().fetch(row)
         whole = tuple(part for part in parts if isinstance(part, Fetched))
         failure = next((part for part in parts if isinstance(part, Failure)), None)
         if failure is not None:
             return Result.of(failure, whole)
         return attempt(self._work, row, whole)
+
+    def _client(self) -> SyncClient:
+        """This thread's client: a worker process has one thread, but threads may stand in for processes."""
+        if not hasattr(self._own, "client"):
+            self._own.client = SyncClient(self._config)
+        client: SyncClient = self._own.client
+        return client

@@ -28,17 +28,17 @@ from typing import assert_never
 
 from penstock.crew.base import CrewStatistics, Deliver, OnBroken, Work
 from penstock.crew.child import Child
-from penstock.crew.clock import AwakeClock
+from penstock.crew.clock import TICK, AwakeClock
 from penstock.crew.roster import Assign, Break, Instruction, Job, Kill, Roster, Spawn
 from penstock.crew.roster import Deliver as Deliverance
 from penstock.crew.script import Script, main_script, refers_to_script
-from penstock.crew.wire import Channel, Note, pack, pack_job
+from penstock.crew.wire import Channel, Note, pack, pack_job, unpack_result
 from penstock.errors import ConfigError, WorkerError
 from penstock.records import Failure, Fetched, Reason, Result, Row
 
 __all__ = ["NoScriptError", "ProcessCrew"]
 
-TICK = 1.0
+LOOK_INTERVAL = 1.0
 """Seconds between two looks at the processes themselves, for an end that their sockets do not tell."""
 
 
@@ -149,7 +149,7 @@ class ProcessCrew:
             raise self._error
         now = time.monotonic()
         if now >= self._next_look:
-            self._next_look = now + TICK
+            self._next_look = now + LOOK_INTERVAL
             self._look_for_dead()
         self._act(self._roster.tick)
 
@@ -263,10 +263,9 @@ def _pickled(work: Work) -> tuple[bytes, Script | None]:
 
 def _received(channel: Channel, note: Note) -> Result:
     try:
-        result: Result = channel.receive(note)
+        return unpack_result(channel.receive(note))
     except Exception as error:  # noqa: BLE001 - a class that only the worker could import, and the like
         return Result(_unusable("result", error))
-    return result
 
 
 def _unusable(what: str, error: Exception) -> Failure:

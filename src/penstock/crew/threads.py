@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 
 from penstock.crew.base import CrewStatistics, Deliver, OnBroken, Work, attempt_shielded
-from penstock.crew.clock import AwakeClock
+from penstock.crew.clock import TICK, AwakeClock
 from penstock.records import Failure, Fetched, Reason, Result, Row
 
 __all__ = ["ThreadCrew"]
@@ -146,7 +146,7 @@ class ThreadCrew:
         """Sleep until the next deadline, known or not: a job taken from now on has its own no sooner than that."""
         with self._lock:
             known = [seat.deadline - self._clock() for seat in self._seats if seat.job is not None]
-        planned = max(0.0, min([timeout, *known]))
+        planned = max(0.0, min([TICK, timeout, *known]))
         started = time.monotonic()
         closing = self._closing.wait(planned)
         self._clock.waited(time.monotonic() - started, planned)

@@ -19,6 +19,7 @@ and arrays travel as buffers, uncopied by pickle (protocol 5).
 from __future__ import annotations
 
 import dataclasses
+import operator
 import os
 import pickle
 import socket
@@ -28,9 +29,20 @@ from typing import Any
 
 import numpy as np
 
-from penstock.records import Fetched, Result, Row, Sample
+from penstock.records import Facts, Fetched, Result, Row, Sample
 
-__all__ = ["SLOTS", "Channel", "Note", "Packed", "anonymous_file", "pack", "pack_job", "pack_result", "unpack_job"]
+__all__ = [
+    "SLOTS",
+    "Channel",
+    "Note",
+    "Packed",
+    "anonymous_file",
+    "pack",
+    "pack_job",
+    "pack_result",
+    "unpack_job",
+    "unpack_result",
+]
 
 SLOTS = 2
 """Jobs that a worker holds: one running and one waiting, so that it never waits for its parent."""
@@ -40,6 +52,9 @@ KEEP = 4 * 2**20
 
 NOTES_AT_ONCE = 16
 """More than are ever under way."""
+
+_of_facts = operator.attrgetter(*(spec.name for spec in dataclasses.fields(Facts)))
+_of_cost = operator.attrgetter(*(spec.name for spec in dataclasses.fields(Result) if spec.name != "value"))
 
 _NOTE = struct.Struct("<IQ")
 
@@ -85,18 +100,27 @@ def unpack_job(value: tuple[Row, list[tuple[Any, ...]]]) -> tuple[Row, tuple[Fet
 
 
 def pack_result(result: Result) -> Packed:
-    """A result; what is received is the same result again.
+    """A result; `unpack_result` is the other end.
+
+    It travels as tuples: the pickle of our dataclasses costs three times as much.
 
     Raises:
         Exception: whatever pickle raises for a value that it cannot take.
     """
-    if not isinstance(result.value, Sample):
-        return pack(result)
-    parts: Any = {
-        name: pickle.PickleBuffer(value) if type(value) is bytes else value
-        for name, value in result.value.parts.items()
-    }
-    return pack(dataclasses.replace(result, value=dataclasses.replace(result.value, parts=parts)))
+    value: object = result.value
+    if isinstance(value, Sample):
+        parts = {name: pickle.PickleBuffer(part) if type(part) is bytes else part for name, part in value.parts.items()}
+        value = (parts, _of_facts(value.facts))
+    return pack((value, *_of_cost(result)))
+
+
+def unpack_result(value: tuple[Any, ...]) -> Result:
+    """The result."""
+    content, *cost = value
+    if isinstance(content, tuple):
+        parts, facts = content
+        content = Sample(parts, Facts(*facts))
+    return Result(content, *cost)
 
 
 class Channel:

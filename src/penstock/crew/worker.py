@@ -5,7 +5,7 @@ Imports stay few: they are what a worker's start costs.
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import os
 import pickle
 import resource
@@ -17,17 +17,15 @@ from pathlib import Path
 from typing import NoReturn
 
 from penstock.crew.base import Work, attempt_shielded
+from penstock.crew.lifetime import die_with_parent
 from penstock.crew.script import Script, run_script
 from penstock.crew.wire import Channel, Packed, pack, pack_result, unpack_job
 from penstock.records import Failure, Fetched, Reason, Result, Row
 
 __all__ = ["main"]
 
-OOM_SCORE_ADJUSTMENT = b"500"
+OOM_SCORE_ADJUSTMENT = 500
 """Half of the scale: when memory runs out, the kernel takes a worker, not the parent."""
-
-PR_SET_PDEATHSIG = 1
-"""Of prctl(2): the signal that this process gets when its parent ends."""
 
 
 def main(connection: int, *descriptors: int) -> NoReturn:
@@ -57,9 +55,14 @@ def _settle_in(descriptors: tuple[int, ...]) -> None:
     _, limit = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, limit))
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        Path("/proc/self/oom_score_adj").write_bytes(OOM_SCORE_ADJUSTMENT)
+        _offer_to_oom_killer(Path("/proc/self/oom_score_adj"))
     sys.stdout = sys.stderr
+
+
+def _offer_to_oom_killer(adjustment: Path) -> None:
+    with contextlib.suppress(OSError):  # a container may forbid it; then the kernel chooses as it likes
+        inherited = int(adjustment.read_text())
+        adjustment.write_text(str(max(inherited, OOM_SCORE_ADJUSTMENT)))
 
 
 def _load(channel: Channel, stderr: int) -> Work | None:
@@ -68,8 +71,8 @@ def _load(channel: Channel, stderr: int) -> Work | None:
     if notes is None:
         return None
     pickled, script, parent = channel.receive(notes[0])
-    if os.getppid() != parent:
-        return None  # it ended before prctl was called
+    if not die_with_parent(parent):
+        return None
     work, failure = _loaded(pickled, script)
     sys.stderr.flush()
     os.dup2(stderr, 1)

@@ -48,8 +48,10 @@ class _Shard:
 
     open: OpenShard
     digest: Any = field(default_factory=hashlib.sha256)
+    rows: int = 0
+    """Rows that have entered."""
     pending: int = 0
-    """Rows that have entered and are not settled."""
+    """Rows among them that are not settled."""
     sealed: bool = False
     """All its rows have entered."""
     retried: Counter[str] = field(default_factory=Counter)
@@ -94,7 +96,7 @@ class Filling:
         """Wait for the commits under way and close the spools, which a later run takes over."""
         self._committer.shutdown(wait=True, cancel_futures=error is not None)
         for shard in self._shards.values():
-            shard.open.abandon()
+            shard.open.close()
 
     def feed(self, placed: Iterable[Placed]) -> Iterator[Row]:
         """The rows that are to be settled, opening and sealing shards on the way."""
@@ -118,6 +120,7 @@ class Filling:
     def _feed_shard(self, number: int, members: Iterable[Placed]) -> Iterator[Row]:
         shard = self._shards[number] = _Shard(self._store.open(number))
         for _, row, earlier_reason in members:
+            shard.rows += 1
             shard.digest.update(_digest_line(row))
             if earlier_reason is not None:
                 shard.retried[earlier_reason] += 1
@@ -160,9 +163,9 @@ class Filling:
 
     def _commit(self, number: int, shard: _Shard) -> None:
         try:
-            report = shard.open.commit()
+            report = shard.open.commit(shard.rows)
         except BaseException:
-            shard.open.abandon()
+            shard.open.close()
             raise
         self._announce(
             dataclasses.replace(report, rows_sha256=shard.digest.hexdigest(), retried=dict(shard.retried))

@@ -17,9 +17,9 @@ from penstock.crew.script import run_script
 from penstock.engines.base import Plan
 from penstock.engines.filling import Placed
 from penstock.engines.messages import Broken, Committed, Ended, Lot, Shard, Start, Stop, Tick, Want
-from penstock.engines.work import Job, Progress, Watch, do_work
+from penstock.engines.work import Job, Progress, Stoppable, Summary, Watch, do_work
 from penstock.errors import PenstockError
-from penstock.flow import Lane, LaneStatistics
+from penstock.flow import LaneStatistics
 from penstock.records import ShardReport
 
 __all__ = ["main"]
@@ -32,7 +32,8 @@ def main(descriptor: int) -> NoReturn:
     parent = _Parent(Connection(descriptor))
     start = parent.receive()
     assert isinstance(start, Start)
-    die_with_parent(start.parent)
+    if not die_with_parent(start.parent):
+        os._exit(1)
     try:
         parent.send(Ended(_work(parent, start)))
     except PenstockError as error:
@@ -41,7 +42,7 @@ def main(descriptor: int) -> NoReturn:
     os._exit(0)
 
 
-def _work(parent: _Parent, start: Start) -> object:
+def _work(parent: _Parent, start: Start) -> Summary:
     if start.script is not None:
         run_script(start.script)
     job: Job = pickle.loads(start.job)  # noqa: S301 - from our own parent
@@ -70,7 +71,7 @@ class _Parent(Watch):
         self._sending = threading.Lock()
         self._lots: queue.SimpleQueue[Lot | None] = queue.SimpleQueue()
         self._committed: queue.SimpleQueue[int] = queue.SimpleQueue()
-        self._lane: Lane | None = None
+        self._lane: Stoppable | None = None
         self._stop_asked = False
 
     def send(self, message: object) -> None:
@@ -108,7 +109,7 @@ class _Parent(Watch):
         self.send(Want(ended))
         return self._lots.get()
 
-    def started(self, lane: Lane) -> None:
+    def started(self, lane: Stoppable) -> None:
         self._lane = lane
         if self._stop_asked:
             lane.stop()

@@ -11,18 +11,18 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from penstock.build import Setup, build_lane
 from penstock.config import RunConfig
 from penstock.crew.base import Work
 from penstock.engines.filling import Filling, Placed
-from penstock.flow import Lane, LaneStatistics
+from penstock.flow import LaneStatistics
 from penstock.records import Kind, Settled, ShardReport
 from penstock.report.memory import resident_bytes
 from penstock.sink.shards import ShardStore
 
-__all__ = ["Job", "Progress", "Summary", "Watch", "do_work"]
+__all__ = ["Job", "Progress", "Stoppable", "Summary", "Watch", "do_work"]
 
 TICK = 0.2
 """Seconds between two reports of progress."""
@@ -39,6 +39,14 @@ class Job:
     work: Work
     kept_schema: Any
     """Arrow schema of the kept columns; None if the source does not know it."""
+    parts: tuple[str, ...]
+    """Names of the parts that every sample will have; empty if only a user's transform knows."""
+
+    def store(self) -> ShardStore:
+        """The folder's shards."""
+        return ShardStore(
+            self.folder, self.config, run_id=self.run_id, kept_schema=self.kept_schema, parts=self.parts
+        )
 
 
 @dataclass(slots=True)
@@ -108,6 +116,14 @@ class Summary:
         )
 
 
+class Stoppable(Protocol):
+    """Something at work that can be ended early."""
+
+    def stop(self) -> None:
+        """Take no more rows. Safe in a signal handler."""
+        ...
+
+
 class Watch:
     """How the caller of `do_work` looks on, and stops it. Subclass what is of interest."""
 
@@ -117,8 +133,8 @@ class Watch:
     def progressed(self, progress: Progress, statistics: LaneStatistics) -> None:
         """Called a few times a second, on the hub's thread."""
 
-    def started(self, lane: Lane) -> None:
-        """Called once before the first row; `Lane.stop` ends the work early."""
+    def started(self, lane: Stoppable) -> None:
+        """Called once before the first row."""
 
 
 def do_work(
@@ -140,14 +156,13 @@ def do_work(
         WorkerError: the crew cannot work at all.
         AccountError: a row was lost or settled twice.
     """
-    store = ShardStore(job.folder, job.config, run_id=job.run_id, kept_schema=job.kept_schema)
     progress = Progress()
     peak = 0
     due = 0.0
     with contextlib.ExitStack() as stack:
         filling = stack.enter_context(
             Filling(
-                store,
+                job.store(),
                 committed=committed,
                 announce=watch.shard_done,
                 check_digests=check_digests,

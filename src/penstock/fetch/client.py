@@ -22,7 +22,7 @@ import time
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import aiohappyeyeballs
 import aiohttp
@@ -240,7 +240,6 @@ class _Attempt:
         self._web = web
         self._status: int | None = None
         self._content: aiohttp.StreamReader | None = None
-        self._protocol: Any = None
         self._room: asyncio.Future[None] | None = None
 
     @property
@@ -256,8 +255,6 @@ class _Attempt:
 
     def failure(self, error: ItemError) -> ItemError:
         """The error, with what is known here of how far the attempt came."""
-        if error.reason in (Reason.BODY_TRUNCATED, Reason.HTTP_PROTOCOL_ERROR) and self._was_reset():
-            error = ItemError(Reason.BODY_RESET, error.detail)
         error.http_status = error.http_status or self._status
         error.size = error.size or self._received
         return error
@@ -277,7 +274,7 @@ class _Attempt:
         raise AssertionError("redirects are bounded by policy")
 
     async def _get(self, target: Target, hops: int) -> Body | Target:
-        self._status = self._content = self._protocol = None
+        self._status = self._content = None
         self.sockets.clear()
         self.watch.enter(Stage.DNS, time.monotonic())
         web = self._web
@@ -287,12 +284,15 @@ class _Attempt:
             self._status = response.status
             head = read_head(response.status, response.headers, target, hops, web.config.max_bytes)
             return head if isinstance(head, Target) else check_body(await self._read(response, head), head)
+        except aiohttp.ClientPayloadError as error:
+            if _broke_off(response):
+                raise ItemError(Reason.BODY_RESET, str(error)) from error
+            raise
         finally:
             response.release()  # closes the connection unless the answer has been read to its end
 
     async def _read(self, response: aiohttp.ClientResponse, head: Head) -> bytes:
         content = self._content = response.content
-        self._protocol = response.connection and response.connection.protocol
         self.watch.enter(Stage.BODY, time.monotonic())
         if head.length is not None:
             await self._reserve(head.length)
@@ -337,10 +337,6 @@ class _Attempt:
     def _go_on(self) -> None:
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
-
-    def _was_reset(self) -> bool:
-        """Whether the body broke off by an error of the connection, which aiohttp tells in this place only."""
-        return self._protocol is not None and isinstance(self._protocol.exception(), aiohttp.ClientOSError)
 
 
 class _Connector(aiohttp.TCPConnector):
@@ -420,6 +416,12 @@ def _open_session(config: FetchConfig, resolver: Resolver, ssl_context: ssl.SSLC
         auto_decompress=False,
         trust_env=False,
     )
+
+
+def _broke_off(response: aiohttp.ClientResponse) -> bool:
+    """Whether the connection ended by an error: for one inside a body, aiohttp tells that only here."""
+    protocol = response.connection.protocol if response.connection is not None else None
+    return protocol is not None and isinstance(protocol.exception(), aiohttp.ClientOSError)
 
 
 def _is_connected(opened: socket.socket) -> bool:

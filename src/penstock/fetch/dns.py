@@ -100,10 +100,13 @@ class Resolver:
 
     def ask(self, host: str) -> Answer | Future[Answer]:
         """What is known, or the future of what is being found out. A future that is shared: do not cancel it."""
-        entry = self._cache.get(host)  # without the lock: reading a dict is atomic, and this is the common way
-        if entry is not None and entry[0] > self._clock():
-            return entry[1]
+        answer = self._cached(host)  # without the lock: reading a dict is atomic, and this is the common way
+        if answer is not None:
+            return answer
         with self._lock:
+            answer = self._cached(host)  # again: a flight may have landed in between
+            if answer is not None:
+                return answer
             flight = self._flights.get(host)
             if flight is None:
                 flight = self._flights[host] = Future()
@@ -143,6 +146,10 @@ class Resolver:
                 self._closed = True
                 for _ in range(self._threads):
                     self._questions.put(None)
+
+    def _cached(self, host: str) -> Answer | None:
+        entry = self._cache.get(host)
+        return entry[1] if entry is not None and entry[0] > self._clock() else None
 
     def _staff(self) -> None:
         """See to it that a thread takes the next question; called with the lock held."""

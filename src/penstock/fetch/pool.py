@@ -155,6 +155,7 @@ class SyncClient:
 
     Picklable until its first use; threads and connections are opened by that.
 
+    >>> from penstock.records import Request
     >>> with SyncClient(FetchConfig()) as client:
     ...     client.fetch(Row(0, (Request("image", "ftp://host/x"),)))[0].reason
     <Reason.URL_SCHEME_DENIED: 'url.scheme_denied'>

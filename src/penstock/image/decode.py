@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, features
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
@@ -55,13 +55,14 @@ class _Jpeg(JpegImageFile):
 
 
 _OPENERS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
-    "avif": AvifImageFile,
     "bmp": BmpImageFile,
     "gif": GifImageFile,
     "jpeg": _Jpeg,
     "png": PngImageFile,
     "tiff": TiffImageFile,
-    "webp": WebPImageFile,
+    # Pillow can be built without these.
+    **({"avif": AvifImageFile} if features.check("avif") else {}),
+    **({"webp": WebPImageFile} if features.check("webp") else {}),
 }
 
 _TRANSPOSE = {
@@ -123,8 +124,10 @@ def _decode(data: bytes, config: ImageConfig) -> Decoded:
         width, height = file.size
         tags = _tags(file, data)
         transpose = _TRANSPOSE.get(_orientation(file, tags))
-        scale = _draft(file, config) if isinstance(file, JpegImageFile) else 1
-        file.decodermaxblock = len(data)  # feed the decoder once, not by 64 KiB
+        scale = 1
+        if isinstance(file, JpegImageFile):
+            scale = _draft(file, config)
+            file.decodermaxblock = len(data)  # feed the decoder once, not by 64 KiB
         file.load()
         image = _eight_bits(file)
     if transpose is not None and config.exact:
@@ -137,9 +140,9 @@ def _decode(data: bytes, config: ImageConfig) -> Decoded:
 def _kind(data: bytes) -> str:
     """The kind of file, if it is one that is decoded."""
     kind = sniff.kind_of(data)
-    if kind in sniff.DECODED:
+    if kind in _OPENERS:
         return kind
-    raise ItemError(Reason.CONTENT_UNSUPPORTED if kind in sniff.UNSUPPORTED else Reason.CONTENT_NOT_IMAGE, kind)
+    raise ItemError(Reason.CONTENT_UNSUPPORTED if kind in sniff.IMAGES else Reason.CONTENT_NOT_IMAGE, kind)
 
 
 def _check_pixels(size: tuple[int, int], limit: int) -> None:

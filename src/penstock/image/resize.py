@@ -21,7 +21,7 @@ OVERSAMPLING = 1.5
 """How much larger than its target an image stays, in each direction, after the cheap part of a fast resize.
 
 The cheap part is the JPEG decoder's own scaling, or a box filter by a whole number; the bicubic filter does the rest.
-Photographs keep 41 dB or more against the full computation; 1.0 loses 5 dB more, 2.0 costs a fifth more time.
+On photographs at 128 px the mean PSNR against the full computation is 41 dB; 1.0 gives 36 dB, 2.0 costs a fifth more.
 """
 
 SIDEWAYS = frozenset(

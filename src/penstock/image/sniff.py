@@ -9,15 +9,36 @@ import re
 import struct
 from collections.abc import Iterator
 
-__all__ = ["DECODED", "UNSUPPORTED", "is_cut", "kind_of", "size_of"]
+__all__ = ["IMAGES", "is_cut", "kind_of", "size_of"]
 
-DECODED = frozenset({"avif", "bmp", "gif", "jpeg", "png", "tiff", "webp"})
-"""The kinds that Penstock decodes; MPO files are JPEG files with more images behind the first."""
-
-UNSUPPORTED = frozenset(
-    {"cur", "dds", "eps", "exr", "fits", "heic", "icns", "ico", "jp2", "jxl", "pnm", "psd", "qoi", "svg", "wmf", "xcf"}
+IMAGES = frozenset(
+    [
+        "avif",
+        "bmp",
+        "cur",
+        "dds",
+        "eps",
+        "exr",
+        "fits",
+        "gif",
+        "heic",
+        "icns",
+        "ico",
+        "jp2",
+        "jpeg",
+        "jxl",
+        "png",
+        "pnm",
+        "psd",
+        "qoi",
+        "svg",
+        "tiff",
+        "webp",
+        "wmf",
+        "xcf",
+    ]
 )
-"""Kinds of images that Penstock knows and does not decode."""
+"""The kinds that are images, whether Penstock decodes them or not. MPO files are JPEG files with more behind them."""
 
 _MAGIC = (
     (b"\xff\xd8\xff", "jpeg"),

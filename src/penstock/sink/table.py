@@ -43,7 +43,7 @@ _CAPTION = "caption"
 _FETCH_PHASES = frozenset({"url", "dns", "ssrf", "connect", "tls", "http", "body", "timeout"})
 _GROUP_ROWS = 1000
 """Rows in a row group: what readers shuffle by, and enough for the columns to compress."""
-_GROUP_BYTES = 2**26
+_GROUP_BYTES = 2**24
 """Bytes of parts that close a row group early, because a group lies in memory until it is written."""
 _NO_FACTS = Facts()
 

@@ -49,7 +49,7 @@ class WebDatasetFormat:
 # equal bytes. Between them go the name (100), the size (12) and the checksum (8).
 _OWNER = b"0000644\0" + b"0000000\0" * 2
 _TIME = b"00000000000\0"
-_TYPE = b"0" + bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\0" * 2 + bytes(167)
+_TYPE = b"0" + bytes(100) + b"ustar\x0000" + bytes(64 + 16 + 167)
 _FIXED_SUM = sum(_OWNER) + sum(_TIME) + sum(_TYPE) + 8 * ord(" ")
 
 

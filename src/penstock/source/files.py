@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -29,7 +30,15 @@ EDGE = 2**16
 TEXT_ENDINGS = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".ndjson")
 ENDINGS = (*TEXT_ENDINGS, *(f"{ending}.gz" for ending in TEXT_ENDINGS), ".parquet")
 
-PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub", "az": "adlfs"} | {
+URL = re.compile(r"\w+://[^\s'\")]+")
+
+PACKAGES = {
+    "s3": "s3fs",
+    "s3a": "s3fs",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "hf": "huggingface_hub",
+    "az": "adlfs",
     "abfs": "adlfs",
     "abfss": "adlfs",
     "sftp": "paramiko",
@@ -58,10 +67,12 @@ class ListFile:
         except SourceError:
             raise
         except FileNotFoundError as error:
-            raise SourceError(f"{self.place}: no such file") from error
+            # For fsspec a web server that cannot be reached has no such file either.
+            doubt = "" if isinstance(self._system, LocalFileSystem) else ", or its server cannot be reached"
+            raise SourceError(f"{self.place}: no such file{doubt}") from error
         except Exception as error:  # remote stores and decoders raise whatever they like
-            text = " ".join(str(error).split()) or type(error).__name__
-            raise SourceError(f"{self.place}: cannot be read, or is damaged: {text}") from error
+            text = URL.sub(lambda url: _without_secrets(url[0]), " ".join(str(error).split()))
+            raise SourceError(f"{self.place}: cannot be read, or is damaged: {text or type(error).__name__}") from error
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[BinaryIO]:
@@ -100,8 +111,8 @@ class StandardInput(ListFile):
     """What is piped into this process; can be read once, and its first chunk looked at before."""
 
     def __init__(self) -> None:
+        super().__init__(LocalFileSystem(), "-")
         self.place = "standard input"
-        self.name = "-"
         self._head = self._next()
 
     @staticmethod

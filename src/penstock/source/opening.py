@@ -159,13 +159,24 @@ def _open(source: Any, columns: Columns) -> Source:
     if isinstance(source, (str, os.PathLike)):
         location = os.fspath(source)
         return _of_standard_input(columns) if location == "-" else _of_files(absolute(location), columns)
-    if hasattr(source, "to_batches") or hasattr(source, "__arrow_c_stream__") or isinstance(source, pa.RecordBatch):
+    if isinstance(source, (pa.Array, pa.ChunkedArray)):
+        source = source.to_pylist()
+    if _is_table(source):
         return _of_arrow(source, columns)
     if isinstance(source, Iterable) and not isinstance(source, (bytes, bytearray)):
         return _of_items(source, columns)
     raise SourceError(
         f"an object of type {type(source).__name__} is no list: expected a path, an iterable of URLs or mappings, or a table"
     )
+
+
+def _is_table(source: Any) -> bool:
+    if isinstance(source, pa.RecordBatch) or hasattr(source, "to_batches"):
+        return True
+    try:
+        return hasattr(source, "__arrow_c_stream__") and bool(pa.RecordBatchReader.from_stream(source))
+    except pa.ArrowInvalid:  # a single column, such as a Series: an iterable of URLs
+        return False
 
 
 def _of_files(location: str, columns: Columns) -> Source:

@@ -9,7 +9,7 @@ Every path is a behaviour: `penstock.testing.behaviours` lists them. By hand::
 
     python -m penstock.testing.server --count 200 --latency 0.05
 
-prints one line of JSON when it is ready, ``{"url": "http://127.0.0.1:40123", "pictures": ["00000.jpg", …]}``, and
+prints one line of JSON when it is ready, ``{"url": "http://127.0.0.1:40123", "pictures": ["000000.jpg", …]}``, and
 serves until SIGTERM, SIGINT or the end of its standard input, whichever comes first.
 """
 

@@ -1,0 +1,26 @@
+"""No child outlives its parent."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+
+__all__ = ["die_with_parent"]
+
+PR_SET_PDEATHSIG = 1
+"""Of prctl(2): the signal that this process gets when the thread that started it ends."""
+
+
+def die_with_parent(parent: int) -> bool:
+    """Ask the kernel to kill this process when its parent ends; False if that has happened before it was asked.
+
+    Linux only. Elsewhere a child notices the end of its connection, once it looks there.
+
+    Args:
+        parent: process id of the parent, as the parent knows it.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    return os.getppid() == parent
