@@ -26,11 +26,11 @@ if TYPE_CHECKING:
         SourceError,
         WorkerError,
     )
-    from penstock.load import load
+    from penstock.loading import load
     from penstock.records import Outcome, Reason, Row
     from penstock.report.report import Report
-    from penstock.run import run
-    from penstock.verify import verify
+    from penstock.runner import run
+    from penstock.verifying import verify
 
 __all__ = [
     "AccountError",
@@ -54,11 +54,11 @@ __all__ = [
 _ROOMS = {
     "penstock.config": ("RunConfig",),
     "penstock.errors": tuple(name for name in __all__ if name.endswith("Error")),
-    "penstock.load": ("load",),
+    "penstock.loading": ("load",),
     "penstock.records": ("Outcome", "Reason", "Row"),
     "penstock.report.report": ("Report",),
-    "penstock.run": ("run",),
-    "penstock.verify": ("verify",),
+    "penstock.runner": ("run",),
+    "penstock.verifying": ("verify",),
 }
 _HOMES = {name: room for room, names in _ROOMS.items() for name in names}
 

@@ -30,7 +30,7 @@ from penstock.errors import ConfigError, PenstockError
 
 if typing.TYPE_CHECKING:
     from penstock.report.report import Report
-    from penstock.run import OnProgress, Run
+    from penstock.runner import OnProgress, Run
 
 __all__ = ["main"]
 
@@ -82,7 +82,7 @@ def run(
 
     The same command again goes on where an earlier one stopped.
     """
-    from penstock.run import Run, make_config
+    from penstock.runner import Run, make_config
 
     given = {name: value for name, value in options.items() if value is not None}
     settings = make_config(None, (_read_config(config) if config else {}) | given)
@@ -145,7 +145,7 @@ def verify(
         folder: a run's output folder.
     """
     from penstock.folder import read_ledger
-    from penstock.verify import verify as find_problems
+    from penstock.verifying import verify as find_problems
 
     account = read_ledger(folder).account
     problems = list(find_problems(folder, quick=quick))

@@ -14,7 +14,7 @@ from penstock.config import RunConfig, Strategy
 from penstock.errors import ConfigError, OutputError
 from penstock.report.contact_sheet import contact_sheet
 from penstock.report.report import Report
-from penstock.run import Run
+from penstock.runner import Run
 from penstock.testing.server import ImageServer
 
 __all__ = ["Demo", "demo_urls"]

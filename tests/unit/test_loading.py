@@ -14,7 +14,7 @@ import pytest
 
 from penstock.config import OutputConfig
 from penstock.errors import SourceError
-from penstock.load import load
+from penstock.loading import load
 from penstock.records import Kind, Outcome, Reason, Request, Row, Sample, Settled, Value
 from penstock.sink.shards import ShardStore
 

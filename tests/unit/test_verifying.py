@@ -16,7 +16,7 @@ from penstock.errors import SourceError
 from penstock.records import Kind, Outcome, Reason, Request, Row, Sample, Settled, ShardFile, ShardReport
 from penstock.sink.disk import describe
 from penstock.sink.shards import ShardStore
-from penstock.verify import verify
+from penstock.verifying import verify
 
 FORMATS = ("webdataset", "parquet", "files", "arrays")
 MAIN = {"webdataset": "00000.tar", "parquet": "00000.parquet", "files": "00000/", "arrays": "00000.npy"}
