@@ -10,6 +10,7 @@ from types import ModuleType
 import hypothesis
 import pytest
 
+from penstock.fetch import client
 from penstock.testing.leaks import no_leaks
 from penstock.testing.server import ImageServer
 
@@ -25,9 +26,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _resource_tracker() -> None:
-    # One helper process for the whole session, started by the first shared memory: no leak of the test that is first.
+def _once_a_process() -> None:
+    # What a process opens once and keeps is no leak of the test that happens to be first: multiprocessing's helper
+    # process, and the pipe by which libuv hears of signals.
     resource_tracker.ensure_running()
+    client._new_loop().close()
 
 
 @pytest.fixture(autouse=True)

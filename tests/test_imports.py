@@ -49,7 +49,9 @@ def imported_rooms(path: Path) -> set[str]:
 
 def test_every_room_has_its_layer() -> None:
     """A new room must be placed."""
-    rooms = {path.stem if path.is_file() else path.name for path in ROOT.iterdir() if path.suffix == ".py" or path.is_dir()}
+    rooms = {
+        path.stem if path.is_file() else path.name for path in ROOT.iterdir() if path.suffix == ".py" or path.is_dir()
+    }
     assert rooms - {"__init__", "__pycache__"} == set(LEVEL)
 
 

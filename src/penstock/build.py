@@ -106,9 +106,7 @@ def build_lane(setup: Setup, config: RunConfig, work: Work) -> Lane:
         deadline += fetch_config.row_timeout
     crew = make_crew(setup.crew, work, setup.workers, deadline)
     fetcher = _make_fetcher(setup, fetch_config)
-    return Lane(
-        fetcher, crew, lookahead=LOOKAHEAD * fetcher.width, budget=ByteBudget(memory), result_bytes=memory
-    )
+    return Lane(fetcher, crew, lookahead=LOOKAHEAD * fetcher.width, budget=ByteBudget(memory), result_bytes=memory)
 
 
 def _fetch_share(config: FetchConfig, lanes: int) -> FetchConfig:

@@ -43,7 +43,9 @@ app = App(
 )
 
 Quiet = Annotated[bool, Parameter(negative=(), help="show no progress and no summary")]
-Json = Annotated[bool, Parameter(negative=(), help="print the result as JSON on standard output, and nothing else there")]
+Json = Annotated[
+    bool, Parameter(negative=(), help="print the result as JSON on standard output, and nothing else there")
+]
 
 
 @app.command
@@ -283,7 +285,9 @@ def _run_signature() -> inspect.Signature:
         inspect.Parameter(
             "source",
             inspect.Parameter.POSITIONAL_ONLY,
-            annotation=Annotated[str, Parameter(help="file, folder, fsspec URL, or - for standard input", allow_leading_hyphen=True)],
+            annotation=Annotated[
+                str, Parameter(help="file, folder, fsspec URL, or - for standard input", allow_leading_hyphen=True)
+            ],
         ),
         inspect.Parameter("out", keyword, annotation=Annotated[Path, Parameter(help="output folder")]),
         *(
@@ -291,7 +295,10 @@ def _run_signature() -> inspect.Signature:
             for spec in dataclasses.fields(RunConfig)
         ),
         inspect.Parameter(
-            "config", keyword, default=None, annotation=Annotated[Path | None, Parameter(help="TOML file with options; flags win")]
+            "config",
+            keyword,
+            default=None,
+            annotation=Annotated[Path | None, Parameter(help="TOML file with options; flags win")],
         ),
         inspect.Parameter("quiet", keyword, default=False, annotation=Quiet),
         inspect.Parameter("json", keyword, default=False, annotation=Json),
@@ -306,7 +313,9 @@ def _flag(spec: dataclasses.Field[Any], hint: Any) -> Any:
     negative = () if spec.default is False else None
     if spec.metadata["parse"] is not None:
         hint = str
-    return Annotated[hint | None, Parameter(help=text, metavar=spec.metadata["metavar"], negative=negative, show_default=False)]
+    return Annotated[
+        hint | None, Parameter(help=text, metavar=spec.metadata["metavar"], negative=negative, show_default=False)
+    ]
 
 
 run.__signature__ = _run_signature()  # type: ignore[attr-defined]  # functions take it, the stubs do not know

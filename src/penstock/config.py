@@ -205,7 +205,12 @@ class ImageConfig(_Config):
     quality: int = option(95, "of jpg and webp", at_least=1, at_most=100)
     exact: bool = option(False, "decode at full size and resize as Pillow does, bit for bit; slower")
     max_pixels: int = option(
-        64_000_000, "refuse larger images before they are decoded", at_least=1, parse=parse_number, metavar="PIXELS", shown="64MP"
+        64_000_000,
+        "refuse larger images before they are decoded",
+        at_least=1,
+        parse=parse_number,
+        metavar="PIXELS",
+        shown="64MP",
     )
 
 
@@ -218,7 +223,9 @@ class FetchConfig(_Config):
     timeout: float = option(30.0, "seconds for one attempt, from connecting to the last byte", at_least=0.05)
     connect_timeout: float = option(10.0, "seconds for name, connection and TLS together", at_least=0.05)
     retries: int = option(2, "further attempts, where the reason makes them worth it", at_least=0, at_most=100)
-    max_bytes: int = option(2**25, "refuse larger downloads", at_least=1, parse=parse_size, metavar="SIZE", shown="32MiB")
+    max_bytes: int = option(
+        2**25, "refuse larger downloads", at_least=1, parse=parse_size, metavar="SIZE", shown="32MiB"
+    )
     allow_network: tuple[str, ...] = option(
         (),
         "networks outside the public internet that may be fetched from, such as 127.0.0.0/8",

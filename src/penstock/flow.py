@@ -97,9 +97,7 @@ class Lane:
         result_bytes: bound on the results that may be under way from the crew to the consumer.
     """
 
-    def __init__(
-        self, fetcher: Fetcher, crew: Crew, *, lookahead: int, budget: ByteBudget, result_bytes: int
-    ) -> None:
+    def __init__(self, fetcher: Fetcher, crew: Crew, *, lookahead: int, budget: ByteBudget, result_bytes: int) -> None:
         self._fetcher = fetcher
         self._crew = crew
         self._lookahead = lookahead

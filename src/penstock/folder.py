@@ -95,7 +95,9 @@ class OutputFolder:
             os.close(descriptor)
             self._lock = None
             who = f" (process {owner})" if owner else ""
-            raise OutputRefusedError(f"another run works in {self.path}{who}; wait for it or give another --out") from None
+            raise OutputRefusedError(
+                f"another run works in {self.path}{who}; wait for it or give another --out"
+            ) from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
 
@@ -157,7 +159,9 @@ def _replay(journal: Path, text: str) -> Ledger:
     try:
         return Ledger.replay(io.StringIO(text, newline="\n"))
     except (ValueError, KeyError, TypeError) as error:
-        raise OutputRefusedError(f"{journal} is damaged ({error}); restore it, or start anew in another folder") from error
+        raise OutputRefusedError(
+            f"{journal} is damaged ({error}); restore it, or start anew in another folder"
+        ) from error
 
 
 def read_ledger(path: Path) -> Ledger:

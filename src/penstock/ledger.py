@@ -57,7 +57,9 @@ class Manifest:
     """The options named in `IDENTITY`, and the transform's name."""
 
     @classmethod
-    def of(cls, run_id: str, fingerprint: Mapping[str, Any] | None, config: RunConfig, transform: str | None) -> Manifest:
+    def of(
+        cls, run_id: str, fingerprint: Mapping[str, Any] | None, config: RunConfig, transform: str | None
+    ) -> Manifest:
         """The manifest of a run that is about to start."""
         values = config.as_dict()
         return cls(run_id, fingerprint, {name: values[name] for name in IDENTITY} | {"transform": transform})

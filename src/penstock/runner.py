@@ -181,7 +181,11 @@ class Run(Watch):
 
     def _manifest(self) -> Manifest:
         transform = self._transform
-        name = f"{transform.__module__}.{getattr(transform, '__qualname__', type(transform).__name__)}" if transform else None
+        name = (
+            f"{transform.__module__}.{getattr(transform, '__qualname__', type(transform).__name__)}"
+            if transform
+            else None
+        )
         return Manifest.of(uuid.uuid4().hex, self.source.fingerprint, self.config, name)
 
     def _work(self) -> Work:

@@ -28,7 +28,14 @@ def run(tmp_path: Path) -> Callable[..., penstock.Report]:
     """`penstock.run` into ``out`` below the test's folder, small and quick."""
 
     def run(source: Any, out: str = "out", **options: Any) -> penstock.Report:
-        defaults = {"size": 32, "shard_size": 16, "workers": 1, "per_host": 64, "allow_network": LOOPBACK, "timeout": 10}
+        defaults = {
+            "size": 32,
+            "shard_size": 16,
+            "workers": 1,
+            "per_host": 64,
+            "allow_network": LOOPBACK,
+            "timeout": 10,
+        }
         return penstock.run(source, tmp_path / out, **{**defaults, **options})
 
     return run

@@ -43,7 +43,9 @@ def manifest(**options: Any) -> Manifest:
 @st.composite
 def histories(draw: st.DrawFn) -> list[ShardReport]:
     """Shards of a list, then shards of retried rows, each of rows that had failed before."""
-    base = draw(st.lists(st.tuples(st.integers(0, 9), st.dictionaries(st.sampled_from(REASONS), st.integers(1, 5))), max_size=8))
+    base = draw(
+        st.lists(st.tuples(st.integers(0, 9), st.dictionaries(st.sampled_from(REASONS), st.integers(1, 5))), max_size=8)
+    )
     shards = [shard(number, written, reasons) for number, (written, reasons) in enumerate(base)]
     failed = Account.of(shards).reasons
     for _ in range(draw(st.integers(0, 3))):

@@ -167,9 +167,7 @@ class Filling:
         except BaseException:
             shard.open.close()
             raise
-        self._announce(
-            dataclasses.replace(report, rows_sha256=shard.digest.hexdigest(), retried=dict(shard.retried))
-        )
+        self._announce(dataclasses.replace(report, rows_sha256=shard.digest.hexdigest(), retried=dict(shard.retried)))
         self._store.forget(number)
 
     def _reap(self, keep: int) -> None:

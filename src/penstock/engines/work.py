@@ -44,9 +44,7 @@ class Job:
 
     def store(self) -> ShardStore:
         """The folder's shards."""
-        return ShardStore(
-            self.folder, self.config, run_id=self.run_id, kept_schema=self.kept_schema, parts=self.parts
-        )
+        return ShardStore(self.folder, self.config, run_id=self.run_id, kept_schema=self.kept_schema, parts=self.parts)
 
 
 @dataclass(slots=True)

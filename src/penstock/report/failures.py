@@ -95,7 +95,9 @@ def _open(folder: Path, shard: int) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path)
     except (OSError, ValueError) as error:
-        raise SourceError(f"cannot read {path}: {error}; `penstock verify {folder}` tells what else is damaged") from error
+        raise SourceError(
+            f"cannot read {path}: {error}; `penstock verify {folder}` tells what else is damaged"
+        ) from error
 
 
 def group_by_reason(failures: Iterable[FailedRow], examples: int = 3) -> list[ReasonGroup]:
@@ -109,7 +111,11 @@ def group_by_reason(failures: Iterable[FailedRow], examples: int = 3) -> list[Re
             kept.append(row)
     return [
         ReasonGroup(
-            reason, counts[reason], Reason.named(reason).meaning, Reason.named(reason).retry is not Retry.NEVER, tuple(shown[reason])
+            reason,
+            counts[reason],
+            Reason.named(reason).meaning,
+            Reason.named(reason).retry is not Retry.NEVER,
+            tuple(shown[reason]),
         )
         for reason in sorted(counts, key=lambda name: (-counts[name], name))
     ]
