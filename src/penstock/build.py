@@ -27,6 +27,7 @@ from penstock.crew.fetching import FetchingWork
 from penstock.fetch.base import Fetcher
 from penstock.fetch.budget import ByteBudget
 from penstock.fetch.client import AsyncFetcher
+from penstock.fetch.descriptors import raise_limit
 from penstock.fetch.none import NoFetcher
 from penstock.fetch.pool import ThreadFetcher
 from penstock.flow import Lane
@@ -117,6 +118,7 @@ def _fetch_share(config: FetchConfig, lanes: int) -> FetchConfig:
 
 
 def _make_fetcher(setup: Setup, config: FetchConfig) -> Fetcher:
+    raise_limit()
     match setup.fetch:
         case "asyncio":
             return AsyncFetcher(config)

@@ -47,6 +47,8 @@ Json = Annotated[
     bool, Parameter(negative=(), help="print the result as JSON on standard output, and nothing else there")
 ]
 
+Folder = Annotated[Path, Parameter(help="a run's output folder")]
+
 
 @app.command
 def demo(
@@ -93,12 +95,8 @@ def run(
 
 
 @app.command
-def report(folder: Path, /, *, json: Json = False) -> int:
-    """Show the report of a run.
-
-    Args:
-        folder: a run's output folder.
-    """
+def report(folder: Folder, /, *, json: Json = False) -> int:
+    """Show the report of a run."""
     from penstock.folder import stored_report
 
     _Show(json=json).report(stored_report(folder))
@@ -107,18 +105,14 @@ def report(folder: Path, /, *, json: Json = False) -> int:
 
 @app.command
 def failures(
-    folder: Path,
+    folder: Folder,
     /,
     *,
     examples: Annotated[int, Parameter(help="rows to show for each reason")] = 3,
     json: Json = False,
     csv: Annotated[bool, Parameter(negative=(), help="print every failed row as CSV")] = False,
 ) -> int:
-    """Show which rows failed or were skipped, by reason.
-
-    Args:
-        folder: a run's output folder.
-    """
+    """Show which rows failed or were skipped, by reason."""
     from penstock.folder import read_ledger
     from penstock.report.failures import group_by_reason, read_failures
     from penstock.report.text import render_failures
@@ -135,17 +129,13 @@ def failures(
 
 @app.command
 def verify(
-    folder: Path,
+    folder: Folder,
     /,
     *,
     quick: Annotated[bool, Parameter(negative=(), help="compare sizes only, not hashes and contents")] = False,
     json: Json = False,
 ) -> int:
-    """Check that every file that a run has committed is there and whole.
-
-    Args:
-        folder: a run's output folder.
-    """
+    """Check that every file that a run has committed is there and whole."""
     from penstock.folder import read_ledger
     from penstock.verifying import verify as find_problems
 

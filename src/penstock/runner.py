@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
+import datetime as dt
 import difflib
 import os
 import time
@@ -44,7 +44,7 @@ from penstock.report.report import Report
 from penstock.report.verdict import Shares, verdict
 from penstock.sink.shards import check_writable
 from penstock.sink.table import TableLayout
-from penstock.source import Source, open_source
+from penstock.source import open_source
 
 __all__ = ["OnProgress", "Run", "run"]
 
@@ -140,7 +140,7 @@ class Run(Watch):
     def execute(self, on_progress: OnProgress | None = None) -> Report:
         """Do the work; see `run`."""
         self._on_progress = on_progress
-        started = datetime.datetime.now(datetime.UTC)
+        started = dt.datetime.now(dt.UTC)
         with self._folder:
             job = self._prepare()
             if self._nothing_to_do():
@@ -259,9 +259,7 @@ class Run(Watch):
         if self._on_progress is not None:
             self._on_progress(progress, statistics)
 
-    def _report(
-        self, job: Job, summary: Summary, before: Account, seconds: float, started: datetime.datetime
-    ) -> Report:
+    def _report(self, job: Job, summary: Summary, before: Account, seconds: float, started: dt.datetime) -> Report:
         blank = self._blank_report(job.setup)
         progress, shares = summary.progress, self._shares(summary.statistics)
         settled = progress.settled + progress.recovered

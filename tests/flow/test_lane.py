@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from flow.fakes import FakeCrew, FakeFetcher
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flow.fakes import FakeCrew, FakeFetcher
 from penstock.errors import WorkerError
 from penstock.fetch.budget import ByteBudget
 from penstock.flow import CREW_DEPTH, Lane

@@ -26,7 +26,7 @@ class FetchingWork:
     def __setstate__(self, state: tuple[FetchConfig, Work]) -> None:
         self.__init__(*state)  # type: ignore[misc]  # a thread's own things do not travel
 
-    def __call__(self, row: Row, fetched: tuple[Fetched, ...]) -> Result:
+    def __call__(self, row: Row, fetched: tuple[Fetched, ...]) -> Result:  # noqa: ARG002 - nothing is fetched yet
         """The result for one row, with what its fetch cost."""
         parts = self._client().fetch(row)
         whole = tuple(part for part in parts if isinstance(part, Fetched))

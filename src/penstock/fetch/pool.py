@@ -1,40 +1,40 @@
 """The fetcher on threads, and the same for one row at a time.
 
     ThreadFetcher   threads ─┐
-                             ├─▶ Dispatch ─▶ _Exchange.attempt ─▶ _Line (a connection), kept in _Lines
+                             ├─▶ Dispatch ─▶ _Exchange.attempt ─▶ urllib3's pool ─▶ _Connection
     SyncClient   the caller ─┘                     ▲
                                                    └─ watchdog thread: shuts the socket of what is overdue
 
-Plain `http.client` over sockets that are connected here: the host is resolved and judged once, the connection goes to
-that very address, and the watchdog has the socket in hand at every stage (a timeout for each read alone would let a
-server drip for ever).
+urllib3 speaks HTTP and TLS and keeps the connections; its own redirects, retries and decompression are all off. Two
+things stay ours: the socket under a connection, which goes to an address that was judged, and the watchdog, which has
+that socket in hand at every stage (a timeout for each read alone would let a server drip for ever).
 """
 
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import http.client
 import itertools
 import socket
 import ssl
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, wait
-from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Self
-from urllib.parse import urlsplit
+from typing import Any, Self
 
-from multidict import CIMultiDict
+from urllib3 import BaseHTTPResponse, HTTPConnectionPool, HTTPSConnectionPool, PoolManager, ProxyManager, Timeout
+from urllib3 import exceptions as urllib3_exceptions
+from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from penstock.config import FetchConfig
 from penstock.errors import ItemError
 from penstock.fetch.base import Deliver
 from penstock.fetch.budget import ByteBudget
 from penstock.fetch.dns import Resolver
-from penstock.fetch.faults import BlockedAddressError, translate_os_error
+from penstock.fetch.faults import translate_os_error
 from penstock.fetch.policy.addresses import AddressGuard, connecting_guard, is_literal
 from penstock.fetch.policy.answers import HEADERS, Body, Head, check_body, read_head
 from penstock.fetch.policy.deadlines import Limits, Stage, Watch
@@ -43,10 +43,10 @@ from penstock.fetch.policy.retry import AttemptError
 from penstock.fetch.policy.urls import Target
 from penstock.records import Failure, Fetched, Reason, Row
 
-__all__ = ["SyncClient", "ThreadFetcher"]
+__all__ = ["SyncClient", "ThreadFetcher", "translate_error"]
 
 KEEPALIVE = 15.0
-"""Seconds that an idle connection is kept."""
+"""Seconds since its last request after which a connection is not used again."""
 
 CHUNK = 64 * 1024
 """Bytes of one read; more than a socket usually has ready."""
@@ -56,6 +56,9 @@ STEP = 256 * 1024
 
 SMALL = 16 * 1024
 """A refused answer with a body up to this size is read to its end, for the sake of its connection."""
+
+_current: contextvars.ContextVar[_Attempt] = contextvars.ContextVar("penstock-attempt")
+"""The attempt on whose behalf urllib3 calls us back."""
 
 
 class ThreadFetcher:
@@ -200,7 +203,7 @@ class SyncClient:
 
     @cached_property
     def _exchange(self) -> _Exchange:
-        return _Exchange(self._config, None, None, None)
+        return _Exchange(self._config)
 
     @cached_property
     def _dispatch(self) -> Dispatch:
@@ -224,21 +227,20 @@ class _Exchange:
     def __init__(
         self,
         config: FetchConfig,
-        resolver: Resolver | None,
-        ssl_context: ssl.SSLContext | None,
-        limits: Limits | None,
+        resolver: Resolver | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self.config = config
         self.limits = limits or Limits.of(config)
         self.guard = AddressGuard(config.allow_network)
+        self.connecting_guard = connecting_guard(config)
+        self.resolver = resolver or Resolver(self.connecting_guard)
+        self.pools = _open_pools(config, self.limits, ssl_context or ssl.create_default_context())
         self.closing: Future[None] = Future()
         self.on_tick: Callable[[], None] = lambda: None
         """Called by the watchdog, at its intervals."""
-        self.lines = _Lines(max_idle=2 * config.connections)
-        self._connecting_guard = connecting_guard(config)
-        self._resolver = resolver or Resolver(self._connecting_guard)
         self._owns_resolver = resolver is None
-        self._given_context = ssl_context
         self._attempts: set[_Attempt] = set()
         self._lock = threading.Lock()
         self._watchdog: threading.Thread | None = None
@@ -251,11 +253,13 @@ class _Exchange:
             if self._watchdog is None and not self.closing.done():
                 self._watchdog = threading.Thread(target=self._watch, name="penstock-watchdog", daemon=True)
                 self._watchdog.start()
+        token = _current.set(attempt)
         try:
             return attempt.fetch()
         except Exception as error:  # noqa: BLE001 - whatever it is, the row must get its outcome
             return attempt.failure(error)
         finally:
+            _current.reset(token)
             with self._lock:
                 self._attempts.discard(attempt)
 
@@ -271,54 +275,10 @@ class _Exchange:
             self.closing.set_result(None)
         if self._watchdog is not None and self._watchdog is not threading.current_thread():
             self._watchdog.join()
-        self.lines.close()
+        for key in self.pools.pools.keys():  # noqa: SIM118 - urllib3's container cannot be iterated over, for thread safety
+            self.pools.pools[key].close()
         if self._owns_resolver:
-            self._resolver.close()
-
-    def connect(self, target: Target, attempt: _Attempt) -> _Line:
-        """A new connection to a vetted address of the target, or to the proxy."""
-        attempt.watch.enter(Stage.DNS, time.monotonic())
-        deadline = time.monotonic() + min(self.limits.connect, self.limits.total)
-        host, port = self._proxy or (target.host, target.port)
-        connection = self._open(self._addresses(host, deadline), port, deadline, attempt)
-        try:
-            if self._proxy and target.scheme == "https":
-                _tunnel(connection, target)
-            if target.scheme == "https":
-                attempt.watch.stage = Stage.TLS
-                connection.settimeout(max(0.001, deadline - time.monotonic()))
-                connection = self._ssl_context.wrap_socket(connection, server_hostname=target.host)
-                attempt.connection = connection
-        except BaseException:
-            connection.close()
-            raise
-        connection.settimeout(self.limits.idle)
-        return _Line(connection, (target.scheme, target.host, target.port))
-
-    def _addresses(self, host: str, deadline: float) -> tuple[str, ...]:
-        if is_literal(host):
-            return (host,)
-        return self._resolver.lookup(host, deadline - time.monotonic(), self.closing)
-
-    def _open(self, addresses: tuple[str, ...], port: int, deadline: float, attempt: _Attempt) -> socket.socket:
-        """The first address that answers; each gets its share of the time that is left."""
-        attempt.watch.stage = Stage.CONNECT
-        failure: OSError = BlockedAddressError("address not allowed")
-        for left, address in zip(range(len(addresses), 0, -1), addresses, strict=True):
-            if not self._connecting_guard.allows(address) or self.closing.done():
-                continue
-            connection = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
-            attempt.connection = connection
-            try:
-                connection.settimeout(max(0.001, (deadline - time.monotonic()) / left))
-                connection.connect((address, port))
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            except OSError as error:
-                connection.close()
-                failure = error
-            else:
-                return connection
-        raise failure
+            self.resolver.close()
 
     def _watch(self) -> None:
         while not wait([self.closing], self.limits.tick).done:
@@ -337,22 +297,6 @@ class _Exchange:
         with self._lock:
             return list(self._attempts)
 
-    @cached_property
-    def _ssl_context(self) -> ssl.SSLContext:
-        return self._given_context or ssl.create_default_context()
-
-    @cached_property
-    def _proxy(self) -> tuple[str, int] | None:
-        if self.config.proxy is None:
-            return None
-        parts = urlsplit(self.config.proxy)
-        return parts.hostname or "", parts.port or 80
-
-    @property
-    def absolute(self) -> bool:
-        """Whether plain http requests name the whole URL, as a proxy wants it."""
-        return self._proxy is not None
-
 
 class _Attempt:
     """One attempt at one request: redirects, the body, and its reservation."""
@@ -360,7 +304,11 @@ class _Attempt:
     def __init__(self, exchange: _Exchange, job: Job, budget: ByteBudget, watch: Watch) -> None:
         self.watch = watch
         self.received = 0
-        self.connection: socket.socket | None = None
+        self.target = job.target
+        self.wire: socket.socket | None = None
+        """The connection in use, for the watchdog."""
+        self._fresh = False
+        """Whether the connection in use was opened for this request."""
         self._exchange = exchange
         self._job = job
         self._budget = budget
@@ -371,9 +319,10 @@ class _Attempt:
     def give_up(self, reason: Reason) -> None:
         """Make the thread that works on it fail at once. From another thread."""
         self._verdict = self._verdict or reason
-        if self.connection is not None:
+        wire = self.wire
+        if wire is not None:
             with contextlib.suppress(OSError):  # closed, or not connected yet
-                socket.socket.shutdown(self.connection, socket.SHUT_RDWR)  # not SSLSocket's, which drops the TLS state
+                socket.socket.shutdown(wire, socket.SHUT_RDWR)  # not SSLSocket's, which drops the TLS state
         self._room.set()
 
     def failure(self, error: Exception) -> ItemError:
@@ -385,61 +334,78 @@ class _Attempt:
 
     def fetch(self) -> Body:
         """The body, over at most five redirects."""
-        target = self._job.target
         for hops in itertools.count():
-            self._exchange.guard.check_host(target.host)
-            answer = self._get(target, hops)
+            self._exchange.guard.check_host(self.target.host)
+            answer = self._get(hops)
             if isinstance(answer, Body):
                 return answer
-            target = answer
+            self.target = answer
         raise AssertionError("redirects are bounded by policy")
 
-    def _get(self, target: Target, hops: int) -> Body | Target:
+    def open(self, host: str, port: int) -> socket.socket:
+        """A connection to the first vetted address that answers; each gets its share of the time that is left."""
+        self._fresh = True
+        self.watch.enter(Stage.DNS, time.monotonic())
+        deadline = time.monotonic() + min(self._exchange.limits.connect, self._exchange.limits.total)
+        addresses = (host,) if is_literal(host) else self._lookup(host, deadline)
+        self.watch.stage = Stage.CONNECT
+        failures = [ItemError(Reason.SSRF_BLOCKED, "address not allowed")]
+        for left, address in zip(range(len(addresses), 0, -1), addresses, strict=True):
+            if not self._exchange.connecting_guard.allows(address) or self._exchange.closing.done():
+                continue
+            wire = self.wire = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
+            try:
+                wire.settimeout(max(0.001, (deadline - time.monotonic()) / left))
+                wire.connect((address, port))
+                wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            except OSError as error:
+                wire.close()
+                failures = [translate_os_error(error, Stage.CONNECT)]
+            else:
+                wire.settimeout(max(0.001, deadline - time.monotonic()))
+                return wire
+        raise failures.pop()  # not by a name, which would tie exception and frame into a cycle
+
+    def begin(self, wire: socket.socket | None) -> None:
+        """A request is about to go out over this connection."""
+        self.wire = wire
+        self.watch.enter(Stage.HEADERS, time.monotonic())
+
+    def _lookup(self, host: str, deadline: float) -> tuple[str, ...]:
+        return self._exchange.resolver.lookup(host, deadline - time.monotonic(), self._exchange.closing)
+
+    def _get(self, hops: int) -> Body | Target:
         self._status, self.received = None, 0
-        line, response = self._ask(target)
-        whole = False
+        response = self._ask()
         try:
             self._status = response.status
-            head = read_head(response.status, _headers(response), target, hops, self._exchange.config.max_bytes)
-            if isinstance(head, Target):
-                whole = _drain(response)
-                return head
-            data = self._read(response, head)
-            whole = _drain(response)
-            return check_body(data, head)
-        except AttemptError:
-            whole = self.watch.stage is Stage.HEADERS and _drain(response)
-            raise
+            head = read_head(response.status, response.headers, self.target, hops, self._exchange.config.max_bytes)
+            return head if isinstance(head, Target) else check_body(self._read(response, head), head)
         finally:
-            response.close()
-            if whole and not response.will_close and self._verdict is None:
-                self._exchange.lines.put(line, time.monotonic())
-            else:
-                line.close()
+            _leave(response)
+            self.wire = None  # it may be another attempt's by now
 
-    def _ask(self, target: Target) -> tuple[_Line, http.client.HTTPResponse]:
-        """Send the request and read the head of its answer, over a connection that was kept if there is one."""
-        line = self._exchange.lines.take((target.scheme, target.host, target.port), time.monotonic())
-        if line is not None:
+    def _ask(self) -> BaseHTTPResponse:
+        """Send the request and read the head of its answer."""
+        target = self.target
+        pool = self._exchange.pools.connection_from_host(target.host, target.port, target.scheme)
+        while True:
+            self._fresh = False
             try:
-                return line, self._send(line, target)
-            except ConnectionError:  # closed by the server while it was idle: nobody's fault, and no attempt
-                if self._verdict is not None:
+                return pool.urlopen(
+                    "GET",
+                    target.url,
+                    assert_same_host=False,
+                    redirect=False,
+                    preload_content=False,
+                    decode_content=False,
+                )
+            except urllib3_exceptions.HTTPError as error:
+                # A kept connection that the server closed while it was idle: nobody's fault, and no attempt.
+                if self._fresh or self._verdict or not isinstance(_cause(error), (ConnectionError, ssl.SSLEOFError)):
                     raise
-        line = self._exchange.connect(target, self)
-        return line, self._send(line, target)
 
-    def _send(self, line: _Line, target: Target) -> http.client.HTTPResponse:
-        self.connection = line.socket
-        self.watch.enter(Stage.HEADERS, time.monotonic())
-        absolute = self._exchange.absolute and target.scheme == "http"
-        try:
-            return line.get(target.url if absolute else target.path, target.authority)
-        except BaseException:
-            line.close()
-            raise
-
-    def _read(self, response: http.client.HTTPResponse, head: Head) -> bytes:
+    def _read(self, response: BaseHTTPResponse, head: Head) -> bytes:
         self.watch.enter(Stage.BODY, time.monotonic())
         if head.length is not None:
             self._reserve(head.length)
@@ -451,8 +417,6 @@ class _Attempt:
                 raise AttemptError(Reason.BODY_TOO_LARGE, "more than announced", size=self.received)
             if self.received > self._job.reserved:
                 self._reserve(self.received + STEP)
-            if self.received == head.length:
-                break
         if self._verdict is not None:
             raise ItemError(self._verdict)  # the shut socket may read like the end of the body
         return b"".join(chunks)
@@ -470,136 +434,131 @@ class _Attempt:
         self._job.reserved = size
 
 
-def _headers(response: http.client.HTTPResponse) -> CIMultiDict[str]:
-    """The answer's headers; refuses what a smuggler would send.
-
-    Raises:
-        ItemError: ``http.protocol_error`` for two different lengths.
-    """
-    headers = CIMultiDict(response.headers.items())
-    if len(set(headers.getall("Content-Length", ()))) > 1:
-        raise ItemError(Reason.HTTP_PROTOCOL_ERROR, "two lengths", http_status=response.status)
-    return headers
+def _leave(response: BaseHTTPResponse) -> None:
+    """Keep the connection if the answer has been read to its end, or nearly; else close it."""
+    if response.length_remaining is not None and response.length_remaining <= SMALL:
+        response.drain_conn()
+    response.close()  # of no effect on a connection that has gone back to its pool
+    response.release_conn()
 
 
-def _drain(response: http.client.HTTPResponse) -> bool:
-    """Whether the answer is read to its end, what is left of it being small."""
-    if response.isclosed() or response.length == 0:
-        return True
-    if response.length is None or response.length > SMALL:
-        return False
-    try:
-        return len(response.read(response.length)) > 0 or response.isclosed()
-    except (OSError, http.client.HTTPException):
-        return False
+class _Connection(HTTPConnection):
+    """urllib3's connection, to addresses that were judged, in the hands of the attempt on whose behalf it works."""
+
+    _wire: socket.socket | None = None
+    _used = 0.0
+
+    @property
+    def is_connected(self) -> bool:
+        """Asked before a connection is used again: too old is as good as closed."""
+        return super().is_connected and time.monotonic() - self._used < KEEPALIVE
+
+    def _new_conn(self) -> socket.socket:
+        """The choke point: whatever urllib3 is about to connect to, the proxy as well, is judged here."""
+        return _current.get().open(self.host, self.port)
+
+    def connect(self) -> None:
+        """Connect, through tunnel and handshake if need be."""
+        super().connect()
+        self._wire = _current.get().wire
+
+    def putrequest(
+        self,
+        method: str,
+        url: str,
+        skip_host: bool = False,
+        skip_accept_encoding: bool = False,
+    ) -> None:
+        """Send the first line, with the target as policy encoded it: urllib3 would encode a stray % sign once more."""
+        attempt = _current.get()
+        if self.is_closed:
+            self.connect()
+        self._used = time.monotonic()
+        attempt.begin(self._wire)
+        exact = attempt.target.url if self.proxy_is_forwarding else attempt.target.path
+        super().putrequest(method, exact, skip_host, skip_accept_encoding)
 
 
-def _tunnel(connection: socket.socket, target: Target) -> None:
-    """Have the proxy connect to the target.
-
-    Raises:
-        ItemError: ``connect.unreachable`` if it does not.
-    """
-    name = f"{f'[{target.host}]' if ':' in target.host else target.host}:{target.port}"
-    connection.sendall(f"CONNECT {name} HTTP/1.1\r\nHost: {name}\r\n\r\n".encode())
-    response = http.client.HTTPResponse(connection, method="CONNECT")
-    try:
-        response.begin()
-        if response.status != 200:
-            raise ItemError(Reason.CONNECT_UNREACHABLE, f"the proxy answered {response.status}")
-    finally:
-        response.close()
+class _TLSConnection(_Connection, HTTPSConnection):
+    """The same over TLS."""
 
 
-@dataclass(eq=False, slots=True)
-class _Line:
-    """A connection: a socket, and http.client's state of what goes over it."""
+class _TLSSocket(ssl.SSLSocket):
+    """Tells the attempt of its handshake: by then it has taken the connection over from the plain socket."""
 
-    socket: socket.socket
-    key: tuple[str, str, int]
-    """Scheme, host and port."""
-    idle_since: float = 0.0
-    _client: http.client.HTTPConnection = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._client = http.client.HTTPConnection(self.key[1], self.key[2])
-        self._client.auto_open = 0  # connecting is ours
-        self._client.sock = self.socket
-
-    def get(self, path: str, authority: str) -> http.client.HTTPResponse:
-        """Send a GET and read the head of its answer."""
-        self._client.putrequest("GET", path, skip_host=True, skip_accept_encoding=True)
-        self._client.putheader("Host", authority)
-        for name, value in HEADERS.items():
-            self._client.putheader(name, value)
-        self._client.endheaders()
-        return self._client.getresponse()
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._client.close()
-        self.socket.close()
+    def do_handshake(self, block: bool = False) -> None:
+        """Shake hands."""
+        attempt = _current.get(None)
+        if attempt is not None:  # a context that was given may serve others as well
+            attempt.wire = self
+            attempt.watch.stage = Stage.TLS
+        super().do_handshake(block)
 
 
-class _Lines:
-    """Idle connections, to be used again; thread-safe. Old ones go first, when they are too old or too many."""
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _Connection
 
-    def __init__(self, max_idle: int) -> None:
-        self._max_idle = max_idle
-        self._lock = threading.Lock()
-        self._lines: OrderedDict[_Line, None] = OrderedDict()
-        self._by_key: dict[tuple[str, str, int], list[_Line]] = {}
-        self._closed = False
 
-    def take(self, key: tuple[str, str, int], now: float) -> _Line | None:
-        """The youngest connection to this host."""
-        with self._lock:
-            self._sweep(now)
-            lines = self._by_key.get(key)
-            if not lines:
-                return None
-            line = lines[-1]
-            self._remove(line)
-            return line
+class _TLSPool(HTTPSConnectionPool):
+    ConnectionCls = _TLSConnection
 
-    def put(self, line: _Line, now: float) -> None:
-        """Keep a connection over which nothing is under way."""
-        line.idle_since = now
-        with self._lock:
-            self._lines[line] = None
-            self._by_key.setdefault(line.key, []).append(line)
-            self._sweep(now)
 
-    def close(self) -> None:
-        """Close all, and whatever is still given back."""
-        with self._lock:
-            self._closed = True
-            self._sweep(0.0)
-
-    def _sweep(self, now: float) -> None:
-        while self._lines:
-            oldest = next(iter(self._lines))
-            if not self._closed and len(self._lines) <= self._max_idle and now - oldest.idle_since < KEEPALIVE:
-                return
-            self._remove(oldest)
-            oldest.close()
-
-    def _remove(self, line: _Line) -> None:
-        del self._lines[line]
-        lines = self._by_key[line.key]
-        lines.remove(line)
-        if not lines:
-            del self._by_key[line.key]
+def _open_pools(config: FetchConfig, limits: Limits, context: ssl.SSLContext) -> PoolManager:
+    """A pool for each scheme, host and port; the one that was used longest ago goes first, and its connections with it."""
+    context.sslsocket_class = _TLSSocket
+    per_host = min(config.per_host, config.connections)
+    options: dict[str, Any] = {
+        "num_pools": max(16, 2 * config.connections // per_host),  # bounds the idle connections of all hosts
+        "maxsize": config.connections if config.proxy else per_host,  # all hosts are one, to a proxy
+        "headers": HEADERS,
+        "timeout": Timeout(connect=limits.connect, read=limits.idle),
+        "retries": False,
+        "ssl_context": context,
+    }
+    if config.proxy:
+        pools: PoolManager = ProxyManager(config.proxy, proxy_ssl_context=context, **options)
+    else:
+        pools = PoolManager(**options)
+    pools.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}
+    return pools
 
 
 def translate_error(error: Exception, stage: Stage) -> ItemError:
-    """The failure that an exception of http.client, or of what lies below it, means at this stage of an attempt."""
+    """The failure that an exception of urllib3, or of what lies below it, means at this stage of an attempt."""
     if isinstance(error, ItemError):
         return error
-    if isinstance(error, OSError):  # http.client.RemoteDisconnected among them
-        return translate_os_error(error, stage)
-    detail = f"{type(error).__name__}: {error}"
-    if isinstance(error, http.client.IncompleteRead):
-        return ItemError(Reason.BODY_TRUNCATED, detail)
-    known = isinstance(error, http.client.HTTPException)
-    return ItemError(Reason.HTTP_PROTOCOL_ERROR, detail if known else f"unexpected {detail}")
+    cause = error if isinstance(error, urllib3_exceptions.ProxyError) else _cause(error)
+    if isinstance(cause, OSError):  # http.client.RemoteDisconnected among them
+        return translate_os_error(cause, stage)
+    detail = f"{type(cause).__name__}: {cause}"
+    for kind, reason in _REASONS:
+        if isinstance(cause, kind):
+            return ItemError(reason, detail)
+    return ItemError(Reason.HTTP_PROTOCOL_ERROR, f"unexpected {detail}")
+
+
+def _cause(error: Exception) -> Exception:
+    """What urllib3 has wrapped, if anything."""
+    if not isinstance(error, urllib3_exceptions.HTTPError):
+        return error
+    inner = error.__cause__ if isinstance(error, urllib3_exceptions.TimeoutError) else (error.args or (None,))[-1]
+    return inner if isinstance(inner, Exception) else error
+
+
+# The first that fits counts.
+_REASONS: tuple[tuple[type[Exception], Reason], ...] = (
+    (urllib3_exceptions.InvalidChunkLength, Reason.HTTP_PROTOCOL_ERROR),
+    (http.client.IncompleteRead, Reason.BODY_TRUNCATED),
+    (http.client.HTTPException, Reason.HTTP_PROTOCOL_ERROR),
+    (urllib3_exceptions.ProxyError, Reason.CONNECT_UNREACHABLE),
+    (urllib3_exceptions.NameResolutionError, Reason.DNS_TEMPORARY),
+    (urllib3_exceptions.NewConnectionError, Reason.CONNECT_UNREACHABLE),
+    (urllib3_exceptions.ConnectTimeoutError, Reason.CONNECT_TIMEOUT),
+    (urllib3_exceptions.TimeoutError, Reason.TIMEOUT_IDLE),
+    (urllib3_exceptions.SSLError, Reason.TLS_PROTOCOL),
+    (urllib3_exceptions.PoolError, Reason.CONNECT_UNREACHABLE),
+    (urllib3_exceptions.LocationValueError, Reason.URL_INVALID),
+    (urllib3_exceptions.ProtocolError, Reason.HTTP_PROTOCOL_ERROR),
+    (urllib3_exceptions.InvalidHeader, Reason.HTTP_PROTOCOL_ERROR),
+    (urllib3_exceptions.DecodeError, Reason.HTTP_ENCODING),
+)

@@ -7,6 +7,11 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]  # the module is absent there
+
 __all__ = ["resident_bytes"]
 
 
@@ -29,9 +34,7 @@ def _resident(pid: int) -> int:
 
 
 def _peak_by_rusage() -> int:
-    try:
-        import resource
-    except ImportError:  # Windows
+    if resource is None:
         return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
