@@ -23,13 +23,10 @@ from typing import Literal
 from penstock.config import FetchConfig, FlowConfig, RunConfig, available_cores
 from penstock.crew.base import Work
 from penstock.crew.choose import gil_enabled, make_crew, processes_possible
-from penstock.crew.fetching import FetchingWork
 from penstock.fetch.base import Fetcher
 from penstock.fetch.budget import ByteBudget
-from penstock.fetch.client import AsyncFetcher
 from penstock.fetch.descriptors import raise_limit
 from penstock.fetch.none import NoFetcher
-from penstock.fetch.pool import ThreadFetcher
 from penstock.flow import Lane
 
 __all__ = ["Setup", "build_lane", "choose"]
@@ -103,6 +100,8 @@ def build_lane(setup: Setup, config: RunConfig, work: Work) -> Lane:
     memory = config.memory // setup.lanes // BUDGET_SHARE
     deadline = config.decode_timeout
     if setup.fetch == "worker":
+        from penstock.crew.fetching import FetchingWork
+
         work = FetchingWork(fetch_config, work)
         deadline += fetch_config.row_timeout
     crew = make_crew(setup.crew, work, setup.workers, deadline)
@@ -121,8 +120,12 @@ def _make_fetcher(setup: Setup, config: FetchConfig) -> Fetcher:
     raise_limit()
     match setup.fetch:
         case "asyncio":
+            from penstock.fetch.client import AsyncFetcher
+
             return AsyncFetcher(config)
         case "threads":
+            from penstock.fetch.pool import ThreadFetcher
+
             return ThreadFetcher(config)
         case "worker":
             return NoFetcher(setup.workers)

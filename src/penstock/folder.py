@@ -11,12 +11,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
 import os
-import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -24,6 +24,7 @@ from typing import Any, Self
 from penstock.errors import OutputError, OutputRefusedError, SourceError
 from penstock.ledger import Ledger
 from penstock.report.report import Report
+from penstock.sink.disk import remove, sync
 
 try:
     import fcntl
@@ -35,6 +36,8 @@ __all__ = ["HIDDEN", "OutputFolder", "read_ledger", "stored_report"]
 HIDDEN = ".penstock"
 JOURNAL = f"{HIDDEN}/journal.jsonl"
 LOCK = f"{HIDDEN}/lock"
+SPOOL = f"{HIDDEN}/spool"
+SCRATCH = f"{HIDDEN}/tmp"
 REPORT = "report.json"
 
 
@@ -55,30 +58,34 @@ class OutputFolder:
         self._lock: int | None = None
 
     def __enter__(self) -> Self:
-        self._refuse_foreign()
-        try:
+        with _diagnosed(f"cannot write to {self.path}"):
+            self._refuse_foreign()
             (self.path / HIDDEN).mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise OutputError(f"cannot write to {self.path}: {error.strerror}") from error
-        self._take_lock(self._lock)
+            try:
+                self._take_lock(self._lock)
+            except BaseException:
+                self._release()
+                raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._release()
+
+    def _release(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
     def _refuse_foreign(self) -> None:
-        if not self.path.exists():
+        """Only a journal says that the files beside it may be ours: it gets its first line before the first of them."""
+        if not self.path.exists() or (self.path / JOURNAL).exists():
             return
         if not self.path.is_dir():
             raise OutputRefusedError(f"{self.path} is a file; --out takes a folder")
-        if (self.path / HIDDEN).is_dir():
-            return
-        foreign = sorted(entry.name for entry in self.path.iterdir())
+        foreign = sorted(entry.name for entry in self.path.iterdir() if not entry.name.startswith(HIDDEN))
         if foreign:
             more = "" if len(foreign) <= 3 else f" and {len(foreign) - 3} more"
             raise OutputRefusedError(
@@ -92,8 +99,6 @@ class OutputFolder:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             owner = os.pread(descriptor, 20, 0).decode(errors="replace").strip()
-            os.close(descriptor)
-            self._lock = None
             who = f" (process {owner})" if owner else ""
             raise OutputRefusedError(
                 f"another run works in {self.path}{who}; wait for it or give another --out"
@@ -106,30 +111,35 @@ class OutputFolder:
         journal = self.path / JOURNAL
         if not journal.exists():
             return Ledger()
-        text = journal.read_text(encoding="utf-8")
-        whole = text.rfind("\n") + 1
-        if whole < len(text):
-            os.truncate(journal, len(text[:whole].encode()))
-        return _replay(journal, text[:whole])
+        with _diagnosed(f"cannot read {journal}"):
+            data = journal.read_bytes()
+            whole = data.rfind(b"\n") + 1
+            if whole < len(data):
+                os.truncate(journal, whole)
+        return _replay(journal, data)
 
     def append(self, entry: Mapping[str, Any]) -> None:
-        """Add a line to the journal and wait until the disk has it."""
-        try:
-            with (self.path / JOURNAL).open("a", encoding="utf-8") as journal:
-                journal.write(json.dumps(entry, ensure_ascii=False, separators=(",", ":")) + "\n")
-                journal.flush()
+        """Add a line to the journal and wait until the disk has it; after an error the journal is as it was before."""
+        line = _json(entry, separators=(",", ":"))
+        with _diagnosed(f"cannot write the journal of {self.path}"), (self.path / JOURNAL).open("ab", 0) as journal:
+            before = journal.tell()
+            try:
+                while line:
+                    line = line[journal.write(line) :]
                 os.fsync(journal.fileno())
-        except OSError as error:
-            raise OutputError(f"cannot write the journal of {self.path}: {error.strerror}") from error
+                if not before:
+                    sync(self.path / HIDDEN)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    journal.truncate(before)  # half a line, with the next one behind it, would spoil the journal
+                raise
 
     def write_report(self, report: Mapping[str, Any]) -> None:
         """Replace ``report.json`` in one step."""
         temporary = self.path / HIDDEN / REPORT
-        try:
-            temporary.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        with _diagnosed(f"cannot write {self.path / REPORT}"):
+            temporary.write_bytes(_json(report, indent=2))
             temporary.replace(self.path / REPORT)
-        except OSError as error:
-            raise OutputError(f"cannot write {self.path / REPORT}: {error.strerror}") from error
 
     def clear(self, ledger: Ledger) -> None:
         """Delete what an earlier run left: its shards, report, journal and work in progress; nothing else.
@@ -138,26 +148,32 @@ class OutputFolder:
         """
         for report in ledger.shards.values():
             for file in report.files:
-                _remove(self.path / file.name)
-        _remove(self.path / REPORT)
-        for name in ("spool", "tmp"):
-            _remove(self.path / HIDDEN / name)
-        _remove(self.path / JOURNAL)
+                self._remove(file.name)
+        for name in (REPORT, SPOOL, SCRATCH, JOURNAL):
+            self._remove(name)
+
+    def _remove(self, name: str) -> None:
+        with _diagnosed(f"cannot delete {self.path / name}"):
+            remove(self.path / name)
 
 
-def _remove(path: Path) -> None:
+@contextlib.contextmanager
+def _diagnosed(what: str) -> Iterator[None]:
+    """Turns an OSError inside into an OutputError that says what could not be done."""
     try:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        yield
     except OSError as error:
-        raise OutputError(f"cannot delete {path}: {error.strerror}") from error
+        raise OutputError(f"{what}: {error.strerror or error}") from error
 
 
-def _replay(journal: Path, text: str) -> Ledger:
+def _json(value: Mapping[str, Any], **layout: Any) -> bytes:
+    """One line feed at its end. ASCII, since the names of files may hold bytes that are no UTF-8."""
+    return json.dumps(value, **layout).encode("ascii") + b"\n"
+
+
+def _replay(journal: Path, data: bytes) -> Ledger:
     try:
-        return Ledger.replay(io.StringIO(text, newline="\n"))
+        return Ledger.replay(line.decode() for line in io.BytesIO(data))
     except (ValueError, KeyError, TypeError) as error:
         raise OutputRefusedError(
             f"{journal} is damaged ({error}); restore it, or start anew in another folder"
@@ -169,11 +185,14 @@ def read_ledger(path: Path) -> Ledger:
 
     Raises:
         SourceError: there is no such run.
+        OutputRefusedError: its journal is damaged.
     """
     journal = path / JOURNAL
-    if not journal.is_file():
-        raise SourceError(f"{path} is not the output of a run: it has no {JOURNAL}")
-    return _replay(journal, journal.read_text(encoding="utf-8"))
+    try:
+        data = journal.read_bytes()
+    except OSError as error:
+        raise SourceError(f"{path} is not the output of a run: it has no {JOURNAL} ({error.strerror})") from error
+    return _replay(journal, data)
 
 
 def stored_report(path: Path) -> Report:
@@ -185,13 +204,16 @@ def stored_report(path: Path) -> Report:
     ledger = read_ledger(path)
     try:
         stored = Report.from_dict(json.loads((path / REPORT).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, AttributeError):
         stored = Report(verdict="unknown: the run was cut off")
     account = ledger.account
+    finished = ledger.finished_rows is not None
+    waiting = 0 if finished else stored.rows_waiting
     return dataclasses.replace(
         stored.with_account(account),
         folder=str(path),
-        finished=ledger.finished_rows is not None,
-        rows_before=min(stored.rows_before, account.rows),
+        finished=finished,
+        rows_before=min(stored.rows_before, account.rows + waiting),
+        rows_waiting=waiting,
         shards=len(ledger.shards),
     )

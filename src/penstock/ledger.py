@@ -105,9 +105,18 @@ class Ledger:
         return ledger
 
     def apply(self, entry: Mapping[str, Any]) -> None:
-        """Take in one line."""
+        """Take in one line.
+
+        Raises:
+            OutputRefusedError: another version of Penstock has written it.
+        """
         if "run" in entry:
             run = entry["run"]
+            if run["version"] != VERSION:
+                raise OutputRefusedError(
+                    f"the folder's journal has version {run['version']}, and this Penstock knows version {VERSION}: "
+                    "use the Penstock that began the run, or give another --out"
+                )
             self.manifest = Manifest(run["run_id"], run["source"], run["options"])
         elif "shard" in entry:
             report = shard_from_json(entry)

@@ -13,10 +13,10 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:  # numpy costs a worker 80 ms at its start, and most of them never see an array
+    import numpy.typing as npt
 
 __all__ = [
     "Facts",
@@ -42,7 +42,7 @@ KEY_DIGITS = 9
 MAX_DETAIL = 200
 """Longest free text kept with a failure, in characters."""
 
-Value = bytes | npt.NDArray[Any]
+Value: TypeAlias = "bytes | npt.NDArray[Any]"
 """What a part of a sample may be: encoded bytes, or an array."""
 
 
@@ -269,7 +269,7 @@ class Sample:
     @property
     def nbytes(self) -> int:
         """Size of all the parts in bytes."""
-        return sum(v.nbytes if isinstance(v, np.ndarray) else len(v) for v in self.parts.values())
+        return sum(len(value) if isinstance(value, bytes) else value.nbytes for value in self.parts.values())
 
 
 @dataclass(frozen=True, slots=True)

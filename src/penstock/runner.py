@@ -39,7 +39,6 @@ from penstock.image.work import ImageWork, Transform, TransformWork, check_pickl
 from penstock.ledger import Ledger, Manifest, finished_entry, run_entry, shard_entry
 from penstock.records import Request, Row, ShardReport
 from penstock.report.account import Account
-from penstock.report.failures import read_failures
 from penstock.report.report import Report
 from penstock.report.verdict import Shares, verdict
 from penstock.sink.shards import check_writable
@@ -227,6 +226,8 @@ class Run(Watch):
 
     def _failed_rows(self, shards: list[ShardReport], first_shard: int) -> Iterator[Placed]:
         """Rows whose reason may have passed, read from the tables of `shards`, for new shards from `first_shard` on."""
+        from penstock.report.failures import read_failures
+
         config = self.config
         columns = (*(("caption",) if config.caption_column else ()), *config.keep_columns)
         failures = read_failures(self.out, shards, columns)

@@ -17,7 +17,6 @@ from penstock.fetch.policy.retry import (
     classify_status,
     decide,
     parse_retry_after,
-    row_deadline,
 )
 from penstock.records import Reason, Retry
 
@@ -103,7 +102,7 @@ def test_the_servers_word_wins() -> None:
 
 def test_the_row_has_a_deadline() -> None:
     """No attempt starts when the row's time is over, whoever asks for the wait."""
-    assert row_deadline(CONFIG) == 120
+    assert CONFIG.row_timeout == 120
     assert pause(Reason.HTTP_RATE_LIMITED, 1, after=100, elapsed=19) == 100
     assert pause(Reason.HTTP_RATE_LIMITED, 1, after=100, elapsed=20) is None
     assert pause(Reason.HTTP_SERVER_ERROR, 1, elapsed=math.inf) is None

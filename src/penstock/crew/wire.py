@@ -27,8 +27,6 @@ import struct
 import tempfile
 from typing import Any
 
-import numpy as np
-
 from penstock.records import Facts, Fetched, Result, Row, Sample
 
 __all__ = [
@@ -214,6 +212,8 @@ def _read(descriptor: int, size: int, offset: int) -> bytes:
 
 
 def _read_writable(descriptor: int, size: int, offset: int) -> memoryview:
+    import numpy as np  # noqa: PLC0415 - as in records: only arrays need it
+
     whole = np.empty(size, np.uint8).data  # unlike a bytearray, not filled with zeros first
     view = whole
     while view.nbytes:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from penstock.engines.filling import Placed
 from penstock.engines.work import Job, Summary, Watch
+from penstock.errors import OutputRefusedError
 from penstock.source import Source
 
 __all__ = ["Engine", "Plan"]
@@ -23,6 +24,8 @@ class Plan:
     """Shards that exist, with the digest of their rows."""
     check_digests: bool = False
     """Compare the rows of shards that exist with their digests."""
+    finished_rows: int | None = None
+    """Rows of the list when a run has come to its end; it may not have grown since."""
     retry: Iterable[Placed] | None = None
     """Instead of the source's rows: failed ones to be fetched again, in the order of the new shards they go to."""
 
@@ -35,11 +38,21 @@ class Plan:
         return shard * self.shard_size
 
     def placed(self, first: int | None = None, stop: int | None = None) -> Iterator[Placed]:
-        """The rows (those from `first` up to `stop`) with their shards: shard i holds rows ``i × shard_size`` on."""
+        """The rows (those from `first` up to `stop`) with their shards: shard i holds rows ``i × shard_size`` on.
+
+        Raises:
+            OutputRefusedError: there are more rows than there were when a run came to the end of the list.
+        """
         if self.retry is not None:
-            return iter(self.retry)
-        rows = self.source.rows(self.first_row if first is None else first, stop)
-        return (Placed(row.index // self.shard_size, row) for row in rows)
+            yield from self.retry
+            return
+        for row in self.source.rows(self.first_row if first is None else first, stop):
+            if row.index == self.finished_rows:
+                raise OutputRefusedError(
+                    f"the folder holds another run: its list had {self.finished_rows} rows, and this one has more. "
+                    "Give another --out, or --overwrite to delete it"
+                )
+            yield Placed(row.index // self.shard_size, row)
 
 
 class Engine(Protocol):

@@ -15,7 +15,7 @@ import dataclasses
 import hashlib
 import itertools
 import operator
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -83,7 +83,7 @@ class Filling:
         self._shards: dict[int, _Shard] = {}
         self._shard_of: dict[int, int] = {}
         self._committer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="penstock-commit")
-        self._commits: list[Future[None]] = []
+        self._commits: deque[tuple[Future[None], _Shard]] = deque()
         self.recovered = 0
         """Rows taken over from the spools of an interrupted run."""
 
@@ -93,18 +93,26 @@ class Filling:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Wait for the commits under way and close the spools, which a later run takes over."""
+        """Wait for the commit under way (without an error, for all) and close the spools, which a later run takes over."""
         self._committer.shutdown(wait=True, cancel_futures=error is not None)
-        for shard in self._shards.values():
+        for shard in (*self._shards.values(), *(shard for _, shard in self._commits)):
             shard.open.close()
 
     def feed(self, placed: Iterable[Placed]) -> Iterator[Row]:
-        """The rows that are to be settled, opening and sealing shards on the way."""
+        """The rows that are to be settled, opening and sealing shards on the way.
+
+        Raises:
+            OutputRefusedError: the digests are to be compared, and the committed shards were made from another list.
+        """
+        unseen = set(self._committed)
         for number, members in itertools.groupby(placed, key=operator.attrgetter("shard")):
             if number in self._committed:
+                unseen.discard(number)
                 self._pass_over(number, members)
             else:
                 yield from self._feed_shard(number, members)
+        if self._check_digests and unseen:
+            raise _another_list(f"this list ends before the rows of shard {min(unseen):05d}")
 
     def _pass_over(self, number: int, members: Iterable[Placed]) -> None:
         digest = hashlib.sha256()
@@ -112,10 +120,7 @@ class Filling:
             if self._check_digests:
                 digest.update(_digest_line(member.row))
         if self._check_digests and digest.hexdigest() != self._committed[number]:
-            raise OutputRefusedError(
-                f"the folder holds another run: the rows of shard {number:05d} are not the same in this list. "
-                "Give another --out, or --overwrite to delete it"
-            )
+            raise _another_list(f"the rows of shard {number:05d} are not the same in this list")
 
     def _feed_shard(self, number: int, members: Iterable[Placed]) -> Iterator[Row]:
         shard = self._shards[number] = _Shard(self._store.open(number))
@@ -159,21 +164,18 @@ class Filling:
             return
         del self._shards[number]
         self._reap(keep=MAX_COMMITS_WAITING)
-        self._commits.append(self._committer.submit(self._commit, number, shard))
+        self._commits.append((self._committer.submit(self._commit, number, shard), shard))
 
     def _commit(self, number: int, shard: _Shard) -> None:
-        try:
-            report = shard.open.commit(shard.rows)
-        except BaseException:
-            shard.open.close()
-            raise
+        report = shard.open.commit(shard.rows)
         self._announce(dataclasses.replace(report, rows_sha256=shard.digest.hexdigest(), retried=dict(shard.retried)))
         self._store.forget(number)
 
     def _reap(self, keep: int) -> None:
         """Raise what a commit raised; wait until at most `keep` commits are under way."""
-        while self._commits and (self._commits[0].done() or len(self._commits) > keep):
-            self._commits.pop(0).result()
+        while self._commits and (self._commits[0][0].done() or len(self._commits) > keep):
+            self._commits[0][0].result()
+            self._commits.popleft()
 
     def finish(self) -> None:
         """Wait for the last commits. Call it when everything that was fed is settled.
@@ -189,6 +191,12 @@ class Filling:
     def commit_whole(self) -> None:
         """Wait for the commits of shards that are whole; the others stay in their spools."""
         self._reap(keep=0)
+
+
+def _another_list(difference: str) -> OutputRefusedError:
+    return OutputRefusedError(
+        f"the folder holds another run: {difference}. Give another --out, or --overwrite to delete it"
+    )
 
 
 def _refused(settled: Settled, error: ItemError) -> Settled:

@@ -16,9 +16,9 @@ from penstock.crew.lifetime import die_with_parent
 from penstock.crew.script import run_script
 from penstock.engines.base import Plan
 from penstock.engines.filling import Placed
-from penstock.engines.messages import Broken, Committed, Ended, Lot, Shard, Start, Stop, Tick, Want
+from penstock.engines.messages import GROUP_SIGNALS, Broken, Committed, Ended, Lot, Shard, Start, Stop, Tick, Want
 from penstock.engines.work import Job, Progress, Stoppable, Summary, Watch, do_work
-from penstock.errors import PenstockError
+from penstock.errors import PenstockError, WorkerError
 from penstock.flow import LaneStatistics
 from penstock.records import ShardReport
 
@@ -27,7 +27,7 @@ __all__ = ["main"]
 
 def main(descriptor: int) -> NoReturn:
     """Serve the parent at the other end of this socket."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent alone handles Ctrl-C
+    _leave_signals_to_parent()
     os.set_inheritable(descriptor, False)
     parent = _Parent(Connection(descriptor))
     start = parent.receive()
@@ -42,11 +42,32 @@ def main(descriptor: int) -> NoReturn:
     os._exit(0)
 
 
+def _leave_signals_to_parent() -> None:
+    """Let Ctrl-C and a SIGTERM to the whole group pass: the parent hears them, too, and says what to do.
+
+    The parent has blocked them until now. SIGTERM is not ignored, because programs that the user's code starts would
+    inherit that, and then could not be ended by it.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda _number, _frame: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, GROUP_SIGNALS)
+
+
+def _job_of(start: Start) -> Job:
+    try:
+        if start.script is not None:
+            run_script(start.script)
+        job: Job = pickle.loads(start.job)  # noqa: S301 - from our own parent
+    except BaseException as error:  # a script may well call sys.exit()
+        raise WorkerError(
+            f"a lane process cannot load the transform: {type(error).__name__}: {error}; "
+            "put it into a module of its own, or give --lanes 1"
+        ) from error
+    return job
+
+
 def _work(parent: _Parent, start: Start) -> Summary:
-    if start.script is not None:
-        run_script(start.script)
-    job: Job = pickle.loads(start.job)  # noqa: S301 - from our own parent
-    assert start.source is not None
+    job = _job_of(start)
     plan = Plan(start.source.open(), job.config.shard_size, start.committed)
     parent.listen()
     return do_work(job, _placed(parent, plan), parent, committed=start.committed)

@@ -17,22 +17,25 @@ lots back; whoever gets them next takes the rows over that are in the spools.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import pickle
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 
 from penstock.crew.script import Script, main_script, refers_to_script
 from penstock.engines.base import Plan
-from penstock.engines.messages import Broken, Committed, Ended, Lot, Shard, Start, Stop, Tick, Want
+from penstock.engines.messages import GROUP_SIGNALS, Broken, Committed, Ended, Lot, Shard, Start, Stop, Tick, Want
 from penstock.engines.work import Job, Progress, Summary, Watch
 from penstock.errors import WorkerError
 from penstock.flow import LaneStatistics
 from penstock.report.memory import resident_bytes
+from penstock.source import SourceSpec
 
 __all__ = ["run_lanes"]
 
@@ -50,13 +53,23 @@ class _Lane:
     connection: Connection
     lots: list[Lot] = field(default_factory=list)
     """Dealt, and not known to be committed."""
+    committed_rows: int = 0
+    """Rows of the shards that it has committed."""
     progress: Progress = field(default_factory=Progress)
     statistics: LaneStatistics | None = None
     summary: Summary | None = None
 
+    @property
+    def left_progress(self) -> Progress:
+        """What counts of a lane that has died: whoever takes its spooled rows over will call them recovered."""
+        spooled = max(0, self.progress.settled + self.progress.recovered - self.committed_rows)
+        return dataclasses.replace(self.progress, recovered=self.progress.recovered - spooled, resident_bytes=0)
+
 
 def run_lanes(job: Job, plan: Plan, watch: Watch) -> Summary:
     """Deal the plan's shards to `job.setup.lanes` processes until all are committed.
+
+    The plan's source must have a `spec`, by which the lanes open it.
 
     Raises:
         WorkerError: lanes keep dying.
@@ -69,11 +82,15 @@ def run_lanes(job: Job, plan: Plan, watch: Watch) -> Summary:
 
 class _Dealer:
     def __init__(self, job: Job, plan: Plan, watch: Watch) -> None:
+        assert plan.source.spec is not None
         self._job, self._plan, self._watch = job, plan, watch
+        self._source: SourceSpec = plan.source.spec
         self._lots = _lots(plan)
         self._given_back: list[Lot] = []
         self._lanes: list[_Lane] = []
         self._deaths = 0
+        self._left = Progress()
+        """Of lanes that have died."""
         self._peak = 0
         self._stop_asked = False
         self._waker, self._wake = socket.socketpair()
@@ -107,19 +124,12 @@ class _Dealer:
         self._wake.close()
 
     def _start(self) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # noqa: SLF001 - as multiprocessing does
-            command = [sys.executable, *flags, "-c", BOOT, str(theirs.fileno()), *map(str, sys.path)]
-            process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-                command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL
-            )
-        lane = _Lane(process, Connection(ours.detach()))
+        lane = _Lane(*_start_process())
         self._lanes.append(lane)
         pickled = pickle.dumps(self._job)
         with contextlib.suppress(OSError):  # it is dead already, which its connection will tell
             lane.connection.send(
-                Start(pickled, _script(pickled), self._plan.source.spec, dict(self._plan.committed), os.getpid())
+                Start(pickled, _script(pickled), self._source, dict(self._plan.committed), os.getpid())
             )
 
     def _tell_to_stop(self, lanes: list[_Lane]) -> None:
@@ -144,6 +154,7 @@ class _Dealer:
             case Shard(report):
                 self._watch.shard_done(report)
                 lane.lots = [lot for lot in lane.lots if lot.shard != report.shard]
+                lane.committed_rows += report.rows
                 self._send(lane, Committed(report.shard))
             case Tick(progress, statistics):
                 lane.progress, lane.statistics = progress, statistics
@@ -166,6 +177,7 @@ class _Dealer:
         lane.connection.close()
         self._lanes.remove(lane)
         self._given_back += lane.lots
+        self._left = self._left.plus(lane.left_progress)
         self._deaths += 1
         if self._deaths >= MAX_DEATHS:
             raise WorkerError(f"{self._deaths} lane processes have died, the last one with exit code {code}")
@@ -178,7 +190,7 @@ class _Dealer:
         self._watch.progressed(progress, statistics)
 
     def _progress(self) -> Progress:
-        progress = Progress(resident_bytes=resident_bytes())
+        progress = self._left.plus(Progress(resident_bytes=resident_bytes()))
         for lane in self._lanes:
             progress = progress.plus(lane.summary.progress if lane.summary else lane.progress)
         return progress
@@ -192,6 +204,34 @@ class _Dealer:
             peak,
             all(summary.complete for summary in summaries) and not self._stop_asked,
         )
+
+
+def _start_process() -> tuple[subprocess.Popen[bytes], Connection]:
+    """A lane process, and the connection to it.
+
+    Raises:
+        WorkerError: the system refuses another process.
+    """
+    ours, theirs = socket.socketpair()
+    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # noqa: SLF001 - as multiprocessing does
+    command = [sys.executable, *flags, "-c", BOOT, str(theirs.fileno()), *map(str, sys.path)]
+    with contextlib.closing(theirs), _blocked(GROUP_SIGNALS):
+        try:
+            process = subprocess.Popen(command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL)  # noqa: S603 - our own interpreter and module
+        except OSError as error:
+            ours.close()
+            raise WorkerError(f"a lane process cannot be started: {error}") from error
+    return process, Connection(ours.detach())
+
+
+@contextlib.contextmanager
+def _blocked(signals: Iterable[signal.Signals]) -> Iterator[None]:
+    """Hold signals back in this thread and, until they unblock them, in the processes that it starts."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _lots(plan: Plan) -> Iterator[Lot]:

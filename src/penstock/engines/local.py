@@ -12,11 +12,11 @@ __all__ = ["LocalEngine"]
 
 
 class LocalEngine:
-    """One lane here; several as child processes."""
+    """One lane here; several as child processes, which open the list for themselves: that takes one that lies in files."""
 
     def run(self, job: Job, plan: Plan, watch: Watch) -> Summary:
         """Do all the rows of the plan."""
-        if job.setup.lanes > 1 and plan.retry is None:
+        if job.setup.lanes > 1 and plan.source.spec is not None and plan.retry is None:
             return run_lanes(job, plan, watch)
         job = dataclasses.replace(job, setup=job.setup.as_one_lane())
         return do_work(job, plan.placed(), watch, committed=plan.committed, check_digests=plan.check_digests)

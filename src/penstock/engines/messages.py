@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,7 +13,10 @@ from penstock.flow import LaneStatistics
 from penstock.records import ShardReport
 from penstock.source import SourceSpec
 
-__all__ = ["Broken", "Committed", "Ended", "Lot", "Shard", "Start", "Stop", "Tick", "Want"]
+__all__ = ["GROUP_SIGNALS", "Broken", "Committed", "Ended", "Lot", "Shard", "Start", "Stop", "Tick", "Want"]
+
+GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""What a terminal or a supervisor sends to the parent and its lanes alike: the parent alone acts on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +25,7 @@ class Start:
 
     job: bytes
     script: Script | None
-    source: SourceSpec | None
+    source: SourceSpec
     committed: Mapping[int, str]
     parent: int
     """Process id of the parent."""

@@ -129,7 +129,7 @@ class Watch:
         """A shard has its final names; when this returns it counts as committed. Called on the committer's thread."""
 
     def progressed(self, progress: Progress, statistics: LaneStatistics) -> None:
-        """Called a few times a second, on the hub's thread."""
+        """Called a few times a second and at the end, on the hub's thread."""
 
     def started(self, lane: Stoppable) -> None:
         """Called once before the first row."""
@@ -157,6 +157,16 @@ def do_work(
     progress = Progress()
     peak = 0
     due = 0.0
+
+    def tick() -> LaneStatistics:
+        nonlocal peak
+        statistics = lane.statistics()
+        progress.recovered = filling.recovered
+        progress.resident_bytes = resident_bytes(statistics.crew.pids)
+        peak = max(peak, progress.resident_bytes)
+        watch.progressed(progress, statistics)
+        return statistics
+
     with contextlib.ExitStack() as stack:
         filling = stack.enter_context(
             Filling(
@@ -172,16 +182,11 @@ def do_work(
             progress.add(filling.add(settled))
             if time.monotonic() >= due:
                 due = time.monotonic() + TICK
-                progress.recovered = filling.recovered
-                statistics = lane.statistics()
-                progress.resident_bytes = resident_bytes(statistics.crew.pids)
-                peak = max(peak, progress.resident_bytes)
-                watch.progressed(progress, statistics)
-        statistics = lane.statistics()
+                tick()
+        statistics = tick()
         lane.close()
         if lane.stopped:
             filling.commit_whole()
         else:
             filling.finish()
-    progress.recovered = filling.recovered
     return Summary(progress, statistics, peak, complete=not lane.stopped)

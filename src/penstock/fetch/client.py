@@ -49,11 +49,11 @@ from penstock.records import Reason, Row
 try:
     import uvloop
 except ImportError:  # no wheel for this system: asyncio's own loop does the same, a little slower
-    _new_loop = asyncio.new_event_loop
+    _make_loop = asyncio.new_event_loop
 else:
-    _new_loop = uvloop.new_event_loop
+    _make_loop = uvloop.new_event_loop
 
-__all__ = ["AsyncFetcher", "translate_error"]
+__all__ = ["AsyncFetcher", "new_event_loop", "translate_error"]
 
 KEEPALIVE = 15.0
 """Seconds that an idle connection is kept."""
@@ -63,6 +63,11 @@ STEP = 256 * 1024
 
 _current: contextvars.ContextVar[_Attempt] = contextvars.ContextVar("penstock-attempt")
 """The attempt on whose behalf aiohttp calls us back; each attempt is a task, with a context of its own."""
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """A loop of the kind that `AsyncFetcher` runs on. The first one of a process opens a pipe that stays: libuv's."""
+    return _make_loop()
 
 
 class AsyncFetcher:
@@ -130,7 +135,7 @@ class AsyncFetcher:
 
     def _serve(self, started: Future[None]) -> None:
         try:
-            with asyncio.Runner(loop_factory=_new_loop) as runner:
+            with asyncio.Runner(loop_factory=new_event_loop) as runner:
                 runner.run(self._main(started))
         except BaseException as error:
             if started.done():

@@ -1,27 +1,27 @@
 """The fetcher on threads, and the same for one row at a time.
 
-    ThreadFetcher   threads ─┐
-                             ├─▶ Dispatch ─▶ _Exchange.attempt ─▶ urllib3's pool ─▶ _Connection
-    SyncClient   the caller ─┘                     ▲
-                                                   └─ watchdog thread: shuts the socket of what is overdue
+    submit ─▶ Dispatch ──next──▶ thread: _Attempt ─▶ urllib3's pool ─▶ _Connection ─▶ Dispatch ─▶ deliver
+                                    ▲
+                                    └─ watchdog thread: shuts the socket of what is overdue
 
-urllib3 speaks HTTP and TLS and keeps the connections; its own redirects, retries and decompression are all off. Two
-things stay ours: the socket under a connection, which goes to an address that was judged, and the watchdog, which has
-that socket in hand at every stage (a timeout for each read alone would let a server drip for ever).
+urllib3 speaks HTTP and TLS and keeps the connections; its own retries, redirects and decompression are off. Two things
+stay ours: the socket below a connection, which goes to an address that was judged, and the watchdog, which has that
+socket in hand at every stage (a timeout for each read alone would let a server drip for ever).
 """
 
 from __future__ import annotations
 
 import contextlib
 import contextvars
+import dataclasses
 import http.client
-import itertools
+import queue
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import Future, wait
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
@@ -58,7 +58,7 @@ SMALL = 16 * 1024
 """A refused answer with a body up to this size is read to its end, for the sake of its connection."""
 
 _current: contextvars.ContextVar[_Attempt] = contextvars.ContextVar("penstock-attempt")
-"""The attempt on whose behalf urllib3 calls us back."""
+"""The attempt on whose behalf urllib3 calls us back; each thread has its own."""
 
 
 class ThreadFetcher:
@@ -80,19 +80,29 @@ class ThreadFetcher:
         limits: Limits | None = None,
     ) -> None:
         self.width = config.connections
-        self._config = config
-        self._exchange = _Exchange(config, resolver, ssl_context, limits)
+        limits = limits or Limits.of(config)
+        connecting = connecting_guard(config)
+        self._web = _Web(
+            config,
+            limits,
+            guard=AddressGuard(config.allow_network),
+            connecting_guard=connecting,
+            resolver=resolver or Resolver(connecting),
+            pools=_open_pools(config, limits, ssl_context or ssl.create_default_context()),
+        )
+        self._owns_resolver = resolver is None
         self._condition = threading.Condition()
         self._threads: list[threading.Thread] = []
         self._idle = 0
-        self._closed = False
+        self._attempts: set[_Attempt] = set()
 
     def start(self, deliver: Deliver, budget: ByteBudget) -> None:
-        """Take note; threads are started by the first rows."""
+        """Start the watchdog; the other threads are started by the first rows."""
         self._deliver = deliver
         self._budget = budget
-        self._dispatch = Dispatch(self._config, budget, self._wake)
-        self._exchange.on_tick = self._wake
+        self._dispatch = Dispatch(self._web.config, budget, self._wake)
+        self._threads.append(threading.Thread(target=self._watch, name="penstock-watchdog", daemon=True))
+        self._threads[-1].start()
 
     def submit(self, row: Row) -> None:
         """Take one row; blocks for no longer than it takes to note it."""
@@ -104,57 +114,92 @@ class ThreadFetcher:
     def close(self) -> None:
         """Break off what is under way, close all connections, end the threads."""
         with self._condition:
-            self._closed = True
+            if not self._web.closing.done():
+                self._web.closing.set_result(None)
             self._condition.notify_all()
-        self._exchange.close()
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join()
+        for key in self._web.pools.pools.keys():  # noqa: SIM118 - urllib3's container refuses to be iterated over
+            self._web.pools.pools[key].close()
+        if self._owns_resolver:
+            self._web.resolver.close()
 
     def _wake(self) -> None:
         """Something may be due: an idle thread looks after it, or a new one. From any thread."""
         with self._condition:
-            if self._closed or not self._dispatch.is_due(time.monotonic()):
+            if self._web.closing.done() or not self._dispatch.is_due(time.monotonic()):
                 return
             if self._idle:
                 self._condition.notify()
-            elif len(self._threads) < self.width:
+            elif len(self._threads) <= self.width:  # the watchdog is one of them
                 name = f"penstock-fetch-{len(self._threads)}"
                 self._threads.append(threading.Thread(target=self._serve, name=name, daemon=True))
                 self._threads[-1].start()
 
     def _serve(self) -> None:
-        while (job := self._next()) is not None:
-            outcome = self._exchange.attempt(job, self._budget)
-            if self._closed:
-                return
+        while (attempt := self._next()) is not None:
+            _current.set(attempt)
+            try:
+                outcome: Body | ItemError = attempt.fetch()
+            except Exception as error:  # noqa: BLE001 - whatever it is, the row must get its outcome
+                outcome = attempt.failure(error)
             with self._condition:
-                done = _settle(self._dispatch, job, outcome)
+                self._attempts.discard(attempt)
+                done = [] if self._web.closing.done() else self._settle(attempt.job, outcome)
             self._hand_out(done)
 
-    def _next(self) -> Job | None:
-        """The next job, waited for; None at the end."""
+    def _next(self) -> _Attempt | None:
+        """The next attempt, waited for; None at the end."""
         while True:
+            attempt = None
             with self._condition:
-                if self._closed:
+                if self._web.closing.done():
                     return None
-                job, done = self._dispatch.next(time.monotonic())
-                if job is None and not done:
+                now = time.monotonic()
+                job, done = self._dispatch.next(now)
+                if job is not None:
+                    attempt = _Attempt(self._web, job, self._budget, Watch(self._web.limits, now))
+                    self._attempts.add(attempt)
+                elif not done:
                     self._idle += 1
                     self._condition.wait()
                     self._idle -= 1
             self._hand_out(done)
-            if job is not None:
+            if attempt is not None:
                 self._wake()  # one thread wakes the next for as long as there is work
-                return job
+                return attempt
+
+    def _settle(self, job: Job, outcome: Body | ItemError) -> list[Done]:
+        now = time.monotonic()
+        if isinstance(outcome, Body):
+            return self._dispatch.succeeded(job, outcome, now)
+        return self._dispatch.failed(job, outcome, now)
 
     def _hand_out(self, done: list[Done]) -> None:
         for row, parts in done:
             self._deliver(row, parts)
 
+    def _watch(self) -> None:
+        while not wait([self._web.closing], self._web.limits.tick).done:
+            now = time.monotonic()
+            for attempt in self._running():
+                reason = attempt.watch.overdue(now, attempt.received)
+                if reason is not None:
+                    attempt.give_up(reason)
+            self._wake()
+        while attempts := self._running():  # more than once: one of them may be about to open another socket
+            for attempt in attempts:
+                attempt.give_up(Reason.TIMEOUT_TOTAL)  # which nobody will see
+            time.sleep(0.001)
+
+    def _running(self) -> list[_Attempt]:
+        with self._condition:
+            return list(self._attempts)
+
 
 class SyncClient:
-    """Fetches one row after the other, in the thread that asks: for workers that download for themselves.
+    """Fetches one row after the other, one request at a time: for workers that download for themselves.
 
     Picklable until its first use; threads and connections are opened by that.
 
@@ -166,6 +211,8 @@ class SyncClient:
 
     def __init__(self, config: FetchConfig) -> None:
         self._config = config
+        self._budget = ByteBudget(2**62)  # one row at a time needs no bound but max_bytes
+        self._answers: queue.SimpleQueue[tuple[Fetched | Failure, ...] | None] = queue.SimpleQueue()
 
     def __enter__(self) -> Self:
         return self
@@ -173,8 +220,8 @@ class SyncClient:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def __getstate__(self) -> dict[str, FetchConfig]:
-        return {"_config": self._config}
+    def __reduce__(self) -> tuple[type[Self], tuple[FetchConfig]]:
+        return type(self), (self._config,)
 
     def fetch(self, row: Row) -> tuple[Fetched | Failure, ...]:
         """One entry for each request of the row, after all attempts that were worth it. Not from two threads at a time.
@@ -182,136 +229,55 @@ class SyncClient:
         Raises:
             RuntimeError: if the client was closed in the meantime.
         """
-        dispatch, exchange = self._dispatch, self._exchange
-        done = dispatch.admit(row, time.monotonic())
-        while not done:
-            job, done = dispatch.next(time.monotonic())
-            if job is not None:
-                done = _settle(dispatch, job, exchange.attempt(job, self._budget))
-            elif not done:
-                wake_at = dispatch.wake_at()
-                exchange.sleep(wake_at - time.monotonic() if wake_at is not None else 0.0)
-            if exchange.closing.done():
-                raise RuntimeError("the client is closed")
-        parts = done[0][1]
+        self._fetcher.submit(row)
+        parts = self._answers.get()
+        if parts is None:
+            self._answers.put(None)  # for whoever asks again
+            raise RuntimeError("the client is closed")
         self._budget.release(sum(len(part.data) for part in parts if isinstance(part, Fetched)))
         return parts
 
     def close(self) -> None:
         """Close connections and threads, breaking off what another thread fetches. Not to be used again."""
-        self._exchange.close()
+        self._fetcher.close()
+        self._answers.put(None)
 
     @cached_property
-    def _exchange(self) -> _Exchange:
-        return _Exchange(self._config)
-
-    @cached_property
-    def _dispatch(self) -> Dispatch:
-        return Dispatch(self._config, self._budget, lambda: None)
-
-    @cached_property
-    def _budget(self) -> ByteBudget:
-        return ByteBudget(2**62)  # one row at a time needs no bound but max_bytes
+    def _fetcher(self) -> ThreadFetcher:
+        fetcher = ThreadFetcher(dataclasses.replace(self._config, connections=1))
+        fetcher.start(lambda _, parts: self._answers.put(parts), self._budget)
+        return fetcher
 
 
-def _settle(dispatch: Dispatch, job: Job, outcome: Body | ItemError) -> list[Done]:
-    now = time.monotonic()
-    if isinstance(outcome, Body):
-        return dispatch.succeeded(job, outcome, now)
-    return dispatch.failed(job, outcome, now)
+@dataclass(frozen=True, slots=True)
+class _Web:
+    """What all attempts share."""
 
-
-class _Exchange:
-    """Carries out attempts, for any number of threads."""
-
-    def __init__(
-        self,
-        config: FetchConfig,
-        resolver: Resolver | None = None,
-        ssl_context: ssl.SSLContext | None = None,
-        limits: Limits | None = None,
-    ) -> None:
-        self.config = config
-        self.limits = limits or Limits.of(config)
-        self.guard = AddressGuard(config.allow_network)
-        self.connecting_guard = connecting_guard(config)
-        self.resolver = resolver or Resolver(self.connecting_guard)
-        self.pools = _open_pools(config, self.limits, ssl_context or ssl.create_default_context())
-        self.closing: Future[None] = Future()
-        self.on_tick: Callable[[], None] = lambda: None
-        """Called by the watchdog, at its intervals."""
-        self._owns_resolver = resolver is None
-        self._attempts: set[_Attempt] = set()
-        self._lock = threading.Lock()
-        self._watchdog: threading.Thread | None = None
-
-    def attempt(self, job: Job, budget: ByteBudget) -> Body | ItemError:
-        """One attempt: its body, or why there is none. Never raises."""
-        attempt = _Attempt(self, job, budget, Watch(self.limits, time.monotonic()))
-        with self._lock:
-            self._attempts.add(attempt)
-            if self._watchdog is None and not self.closing.done():
-                self._watchdog = threading.Thread(target=self._watch, name="penstock-watchdog", daemon=True)
-                self._watchdog.start()
-        token = _current.set(attempt)
-        try:
-            return attempt.fetch()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the row must get its outcome
-            return attempt.failure(error)
-        finally:
-            _current.reset(token)
-            with self._lock:
-                self._attempts.discard(attempt)
-
-    def sleep(self, seconds: float) -> None:
-        """Wait, or until `close`."""
-        wait([self.closing], seconds)
-
-    def close(self) -> None:
-        """Break off all attempts, close all connections, end the watchdog. May be called twice."""
-        with self._lock:
-            if self.closing.done():
-                return
-            self.closing.set_result(None)
-        if self._watchdog is not None and self._watchdog is not threading.current_thread():
-            self._watchdog.join()
-        for key in self.pools.pools.keys():  # noqa: SIM118 - urllib3's container cannot be iterated over, for thread safety
-            self.pools.pools[key].close()
-        if self._owns_resolver:
-            self.resolver.close()
-
-    def _watch(self) -> None:
-        while not wait([self.closing], self.limits.tick).done:
-            now = time.monotonic()
-            for attempt in self._running():
-                reason = attempt.watch.overdue(now, attempt.received)
-                if reason is not None:
-                    attempt.give_up(reason)
-            self.on_tick()
-        while attempts := self._running():  # more than once: one of them may be about to open another socket
-            for attempt in attempts:
-                attempt.give_up(Reason.TIMEOUT_TOTAL)  # which nobody will see
-            time.sleep(0.001)
-
-    def _running(self) -> list[_Attempt]:
-        with self._lock:
-            return list(self._attempts)
+    config: FetchConfig
+    limits: Limits
+    guard: AddressGuard
+    connecting_guard: AddressGuard
+    resolver: Resolver
+    pools: PoolManager
+    closing: Future[None] = dataclasses.field(default_factory=Future)
+    """Done when all is to end."""
 
 
 class _Attempt:
     """One attempt at one request: redirects, the body, and its reservation."""
 
-    def __init__(self, exchange: _Exchange, job: Job, budget: ByteBudget, watch: Watch) -> None:
+    def __init__(self, web: _Web, job: Job, budget: ByteBudget, watch: Watch) -> None:
+        self.job = job
         self.watch = watch
-        self.received = 0
         self.target = job.target
+        """Of the present hop."""
+        self.received = 0
         self.wire: socket.socket | None = None
         """The connection in use, for the watchdog."""
+        self._web = web
+        self._budget = budget
         self._fresh = False
         """Whether the connection in use was opened for this request."""
-        self._exchange = exchange
-        self._job = job
-        self._budget = budget
         self._verdict: Reason | None = None
         self._status: int | None = None
         self._room = threading.Event()
@@ -334,52 +300,43 @@ class _Attempt:
 
     def fetch(self) -> Body:
         """The body, over at most five redirects."""
-        for hops in itertools.count():
-            self._exchange.guard.check_host(self.target.host)
-            answer = self._get(hops)
-            if isinstance(answer, Body):
-                return answer
+        hops = 0
+        while isinstance(answer := self._get(hops), Target):
             self.target = answer
-        raise AssertionError("redirects are bounded by policy")
+            hops += 1
+        return answer
 
-    def open(self, host: str, port: int) -> socket.socket:
+    def connect(self, host: str, port: int) -> socket.socket:
         """A connection to the first vetted address that answers; each gets its share of the time that is left."""
         self._fresh = True
         self.watch.enter(Stage.DNS, time.monotonic())
-        deadline = time.monotonic() + min(self._exchange.limits.connect, self._exchange.limits.total)
-        addresses = (host,) if is_literal(host) else self._lookup(host, deadline)
+        web = self._web
+        deadline = time.monotonic() + min(web.limits.connect, web.limits.total)
+        addresses = (host,) if is_literal(host) else web.resolver.lookup(host, deadline - time.monotonic(), web.closing)
         self.watch.stage = Stage.CONNECT
         failures = [ItemError(Reason.SSRF_BLOCKED, "address not allowed")]
         for left, address in zip(range(len(addresses), 0, -1), addresses, strict=True):
-            if not self._exchange.connecting_guard.allows(address) or self._exchange.closing.done():
+            if not web.connecting_guard.allows(address) or web.closing.done():
                 continue
-            wire = self.wire = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
+            self.wire = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
             try:
-                wire.settimeout(max(0.001, (deadline - time.monotonic()) / left))
-                wire.connect((address, port))
-                wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                self.wire.settimeout(max(0.001, (deadline - time.monotonic()) / left))
+                self.wire.connect((address, port))
+                self.wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             except OSError as error:
-                wire.close()
+                self.wire.close()
                 failures = [translate_os_error(error, Stage.CONNECT)]
             else:
-                wire.settimeout(max(0.001, deadline - time.monotonic()))
-                return wire
-        raise failures.pop()  # not by a name, which would tie exception and frame into a cycle
-
-    def begin(self, wire: socket.socket | None) -> None:
-        """A request is about to go out over this connection."""
-        self.wire = wire
-        self.watch.enter(Stage.HEADERS, time.monotonic())
-
-    def _lookup(self, host: str, deadline: float) -> tuple[str, ...]:
-        return self._exchange.resolver.lookup(host, deadline - time.monotonic(), self._exchange.closing)
+                return self.wire
+        raise failures.pop()  # not by a name of this frame, which the exception would tie into a cycle
 
     def _get(self, hops: int) -> Body | Target:
+        self._web.guard.check_host(self.target.host)
         self._status, self.received = None, 0
         response = self._ask()
         try:
             self._status = response.status
-            head = read_head(response.status, response.headers, self.target, hops, self._exchange.config.max_bytes)
+            head = read_head(response.status, response.headers, self.target, hops, self._web.config.max_bytes)
             return head if isinstance(head, Target) else check_body(self._read(response, head), head)
         finally:
             _leave(response)
@@ -388,17 +345,13 @@ class _Attempt:
     def _ask(self) -> BaseHTTPResponse:
         """Send the request and read the head of its answer."""
         target = self.target
-        pool = self._exchange.pools.connection_from_host(target.host, target.port, target.scheme)
+        pool = self._web.pools.connection_from_host(target.host, target.port, target.scheme)
+        url = target.url if self._web.config.proxy else target.path  # what is sent, `_Connection` sees to
         while True:
             self._fresh = False
             try:
                 return pool.urlopen(
-                    "GET",
-                    target.url,
-                    assert_same_host=False,
-                    redirect=False,
-                    preload_content=False,
-                    decode_content=False,
+                    "GET", url, headers=HEADERS, assert_same_host=False, redirect=False, preload_content=False
                 )
             except urllib3_exceptions.HTTPError as error:
                 # A kept connection that the server closed while it was idle: nobody's fault, and no attempt.
@@ -410,12 +363,12 @@ class _Attempt:
         if head.length is not None:
             self._reserve(head.length)
         chunks = []
-        while chunk := response.read1(CHUNK):
+        while chunk := response.read1(CHUNK, decode_content=False):
             chunks.append(chunk)
             self.received += len(chunk)
-            if self.received > self._exchange.config.max_bytes:
+            if self.received > self._web.config.max_bytes:
                 raise AttemptError(Reason.BODY_TOO_LARGE, "more than announced", size=self.received)
-            if self.received > self._job.reserved:
+            if self.received > self.job.reserved:
                 self._reserve(self.received + STEP)
         if self._verdict is not None:
             raise ItemError(self._verdict)  # the shut socket may read like the end of the body
@@ -423,15 +376,15 @@ class _Attempt:
 
     def _reserve(self, size: int) -> None:
         """Have `size` bytes reserved in all; the attempt's clock stands still while the budget has no room for them."""
-        more = size - self._job.reserved
+        more = size - self.job.reserved
         self._room.clear()
         if more and not self._budget.grow(more, self._room.set):
             self.watch.pause(time.monotonic())
             self._room.wait()
             self.watch.resume(time.monotonic())
-            if self._exchange.closing.done() and self._budget.cancel(self._room.set):
+            if self._web.closing.done() and self._budget.cancel(self._room.set):
                 raise ItemError(Reason.TIMEOUT_TOTAL)
-        self._job.reserved = size
+        self.job.reserved = size
 
 
 def _leave(response: BaseHTTPResponse) -> None:
@@ -455,28 +408,23 @@ class _Connection(HTTPConnection):
 
     def _new_conn(self) -> socket.socket:
         """The choke point: whatever urllib3 is about to connect to, the proxy as well, is judged here."""
-        return _current.get().open(self.host, self.port)
+        return _current.get().connect(self.host, self.port)
 
     def connect(self) -> None:
         """Connect, through tunnel and handshake if need be."""
         super().connect()
         self._wire = _current.get().wire
 
-    def putrequest(
-        self,
-        method: str,
-        url: str,
-        skip_host: bool = False,
-        skip_accept_encoding: bool = False,
-    ) -> None:
-        """Send the first line, with the target as policy encoded it: urllib3 would encode a stray % sign once more."""
+    def putrequest(self, method: str, url: str, skip_host: bool = False, skip_accept_encoding: bool = False) -> None:
+        """Begin a request, with the target as policy encoded it: of a stray % sign urllib3 would make %25."""
         attempt = _current.get()
         if self.is_closed:
             self.connect()
         self._used = time.monotonic()
-        attempt.begin(self._wire)
-        exact = attempt.target.url if self.proxy_is_forwarding else attempt.target.path
-        super().putrequest(method, exact, skip_host, skip_accept_encoding)
+        attempt.wire = self._wire
+        attempt.watch.enter(Stage.HEADERS, self._used)
+        url = attempt.target.url if self.proxy_is_forwarding else attempt.target.path
+        super().putrequest(method, url, skip_host, skip_accept_encoding)
 
 
 class _TLSConnection(_Connection, HTTPSConnection):
@@ -510,7 +458,6 @@ def _open_pools(config: FetchConfig, limits: Limits, context: ssl.SSLContext) ->
     options: dict[str, Any] = {
         "num_pools": max(16, 2 * config.connections // per_host),  # bounds the idle connections of all hosts
         "maxsize": config.connections if config.proxy else per_host,  # all hosts are one, to a proxy
-        "headers": HEADERS,
         "timeout": Timeout(connect=limits.connect, read=limits.idle),
         "retries": False,
         "ssl_context": context,
@@ -525,9 +472,9 @@ def _open_pools(config: FetchConfig, limits: Limits, context: ssl.SSLContext) ->
 
 def translate_error(error: Exception, stage: Stage) -> ItemError:
     """The failure that an exception of urllib3, or of what lies below it, means at this stage of an attempt."""
-    if isinstance(error, ItemError):
-        return error
-    cause = error if isinstance(error, urllib3_exceptions.ProxyError) else _cause(error)
+    cause = _cause(error)
+    if isinstance(cause, ItemError):
+        return cause
     if isinstance(cause, OSError):  # http.client.RemoteDisconnected among them
         return translate_os_error(cause, stage)
     detail = f"{type(cause).__name__}: {cause}"
@@ -539,10 +486,11 @@ def translate_error(error: Exception, stage: Stage) -> ItemError:
 
 def _cause(error: Exception) -> Exception:
     """What urllib3 has wrapped, if anything."""
-    if not isinstance(error, urllib3_exceptions.HTTPError):
-        return error
-    inner = error.__cause__ if isinstance(error, urllib3_exceptions.TimeoutError) else (error.args or (None,))[-1]
-    return inner if isinstance(inner, Exception) else error
+    if isinstance(error, urllib3_exceptions.TimeoutError):
+        return TimeoutError(str(error))
+    if isinstance(error, (urllib3_exceptions.ProtocolError, urllib3_exceptions.SSLError)) and error.args:
+        return error.args[-1] if isinstance(error.args[-1], Exception) else error
+    return error
 
 
 # The first that fits counts.
@@ -550,15 +498,9 @@ _REASONS: tuple[tuple[type[Exception], Reason], ...] = (
     (urllib3_exceptions.InvalidChunkLength, Reason.HTTP_PROTOCOL_ERROR),
     (http.client.IncompleteRead, Reason.BODY_TRUNCATED),
     (http.client.HTTPException, Reason.HTTP_PROTOCOL_ERROR),
-    (urllib3_exceptions.ProxyError, Reason.CONNECT_UNREACHABLE),
-    (urllib3_exceptions.NameResolutionError, Reason.DNS_TEMPORARY),
-    (urllib3_exceptions.NewConnectionError, Reason.CONNECT_UNREACHABLE),
-    (urllib3_exceptions.ConnectTimeoutError, Reason.CONNECT_TIMEOUT),
-    (urllib3_exceptions.TimeoutError, Reason.TIMEOUT_IDLE),
-    (urllib3_exceptions.SSLError, Reason.TLS_PROTOCOL),
-    (urllib3_exceptions.PoolError, Reason.CONNECT_UNREACHABLE),
-    (urllib3_exceptions.LocationValueError, Reason.URL_INVALID),
     (urllib3_exceptions.ProtocolError, Reason.HTTP_PROTOCOL_ERROR),
     (urllib3_exceptions.InvalidHeader, Reason.HTTP_PROTOCOL_ERROR),
-    (urllib3_exceptions.DecodeError, Reason.HTTP_ENCODING),
+    (urllib3_exceptions.ProxyError, Reason.CONNECT_UNREACHABLE),  # the proxy refused the tunnel
+    (urllib3_exceptions.SSLError, Reason.TLS_PROTOCOL),
+    (urllib3_exceptions.LocationValueError, Reason.URL_INVALID),
 )

@@ -19,7 +19,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from PIL import Image, ImageFile, features
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
@@ -240,6 +239,8 @@ def _eight_bits(file: ImageFile.ImageFile) -> Image.Image:
 
 def _from_sixteen(file: ImageFile.ImageFile) -> Image.Image:
     """Grey with more than 8 bits, by dropping the low ones; a grey that is marked as transparent becomes white."""
+    import numpy as np  # noqa: PLC0415 - as in records: few images need it
+
     deep = np.asarray(file)
     shift = max(8, int(deep.max()).bit_length() - 8)  # a 32-bit image may hold more than 16 bits
     grey = (deep.clip(0) >> shift).astype(np.uint8)

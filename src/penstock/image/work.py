@@ -10,14 +10,13 @@ import hashlib
 import os
 import pickle
 import re
+import sys
 import time
 import traceback
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 from penstock.config import ImageConfig
 from penstock.errors import ConfigError, ItemError
@@ -25,6 +24,9 @@ from penstock.image.decode import decode
 from penstock.image.encode import encode
 from penstock.image.resize import apply, plan
 from penstock.records import Facts, Fetched, Reason, Result, Row, Sample, Value
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 __all__ = ["ImageWork", "Transform", "TransformWork", "check_picklable"]
 
@@ -65,6 +67,8 @@ class ImageWork:
         )
         parts: dict[str, Value]
         if self.as_array:
+            import numpy as np  # noqa: PLC0415 - as in records: only arrays need it
+
             parts = {"image": np.array(image)}
         else:
             parts = {config.encode: encode(image, config.encode, config.quality)}
@@ -117,17 +121,22 @@ def _part_name(name: Any) -> str:
 
 
 def _part(name: str, value: Any) -> Value:
-    if isinstance(value, bytes) or (isinstance(value, np.ndarray) and not value.dtype.hasobject):
+    if isinstance(value, bytes) or (_is_array(value) and not value.dtype.hasobject):
         return value
     if isinstance(value, (bytearray, memoryview)):
         return bytes(value)
     raise ItemError(Reason.TRANSFORM_ERROR, f"part {name!r}: expected bytes or an array, not {_shown(value)}")
 
 
+def _is_array(value: Any) -> TypeGuard[npt.NDArray[Any]]:
+    numpy = sys.modules.get("numpy")  # who has an array has imported it
+    return numpy is not None and isinstance(value, numpy.ndarray)
+
+
 def _shown(value: Any) -> str:
     if value is None:
         return "None"
-    return "an array of objects" if isinstance(value, np.ndarray) else f"a {type(value).__qualname__}"
+    return "an array of objects" if _is_array(value) else f"a {type(value).__qualname__}"
 
 
 def check_picklable(function: Callable[..., Any]) -> None:

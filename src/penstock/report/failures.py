@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -75,26 +77,30 @@ def read_failures(folder: Path, shards: Iterable[ShardReport], columns: tuple[st
 
 
 def _last_shard_of_retried(folder: Path, reports: list[ShardReport]) -> dict[str, int]:
-    return {
-        key: report.shard
-        for report in reports
-        for key in _open(folder, report.shard).read(columns=["key"]).column("key").to_pylist()
-    }
+    last: dict[str, int] = {}
+    for report in reports:
+        with _opened(folder, report.shard) as table:
+            last |= dict.fromkeys(table.read(columns=["key"]).column("key").to_pylist(), report.shard)
+    return last
 
 
 def _read_table(folder: Path, shard: int, columns: tuple[str, ...]) -> Iterator[FailedRow]:
-    for batch in _open(folder, shard).iter_batches(batch_size=4096, columns=[*COLUMNS, *columns]):
-        unwritten = batch.filter(pc.not_equal(batch.column("outcome"), Kind.WRITTEN.value))
-        for values in unwritten.to_pylist():
-            common = {name: values.pop(name) for name in COLUMNS}
-            yield FailedRow(**common, fields=values)
+    with _opened(folder, shard) as table:
+        for batch in table.iter_batches(batch_size=4096, columns=[*COLUMNS, *columns]):
+            unwritten = batch.filter(pc.not_equal(batch.column("outcome"), Kind.WRITTEN.value))
+            for values in unwritten.to_pylist():
+                common = {name: values.pop(name) for name in COLUMNS}
+                yield FailedRow(**common, fields=values)
 
 
-def _open(folder: Path, shard: int) -> pq.ParquetFile:
+@contextlib.contextmanager
+def _opened(folder: Path, shard: int) -> Iterator[pq.ParquetFile]:
+    """The table of a shard; whatever is wrong with it becomes a SourceError that names it."""
     path = folder / f"{shard:05d}.parquet"
     try:
-        return pq.ParquetFile(path)
-    except (OSError, ValueError) as error:
+        with pq.ParquetFile(path) as table:
+            yield table
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         raise SourceError(
             f"cannot read {path}: {error}; `penstock verify {folder}` tells what else is damaged"
         ) from error

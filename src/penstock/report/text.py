@@ -15,6 +15,9 @@ from penstock.report.report import Report
 
 __all__ = ["render_failures", "render_report"]
 
+MAX_SHOWN = 300
+"""Characters of a URL that are shown. Arbitrary: four lines of a terminal, longer than nearly all of them."""
+
 
 def render_report(report: Report) -> RenderableType:
     """The account, the speed, the bottleneck, and where the output lies."""
@@ -29,11 +32,13 @@ def render_report(report: Report) -> RenderableType:
 
 
 def _facts(report: Report) -> list[tuple[str, RenderableType]]:
-    done_now = report.rows - report.rows_before
+    done_now = report.rows + report.rows_waiting - report.rows_before
     facts: list[tuple[str, RenderableType]] = [("account", _account(report))]
     if report.rows_before:
         facts.append(("went on", f"{report.rows_before:,} rows were done before, {done_now:,} now"))
-    if done_now > 0:
+    if report.rows_waiting:
+        facts.append(("waiting", f"{report.rows_waiting:,} more rows are done, and wait for the rest of their shards"))
+    if report.seconds:
         facts += [
             ("speed", f"{report.images_per_second:,.0f} images/s, {report.megabytes_per_second:,.1f} MB/s"),
             ("time", f"{report.seconds:,.1f} s"),
@@ -41,7 +46,7 @@ def _facts(report: Report) -> list[tuple[str, RenderableType]]:
             ("set-up", _setup(report)),
             ("bottleneck", report.verdict),
         ]
-    facts.append(("output", Text(report.folder)))
+    facts.append(("output", Text(_printable(report.folder))))
     return facts
 
 
@@ -87,8 +92,14 @@ def render_failures(groups: Sequence[ReasonGroup]) -> RenderableType:
         table.add_row(f"{group.count:,}", Text(f"{group.reason}: {group.meaning}", "bold"), _again(group))
         for row in group.examples:
             detail = f" ({row.error_message})" if row.error_message else ""
-            table.add_row("", Text(f"{row.key} {row.url or '-'}{detail}", "dim"), "")
+            table.add_row("", Text(f"{row.key} {_printable(row.url or '-')}{detail}", "dim"), "")
     return table
+
+
+def _printable(text: str) -> str:
+    """Text from a list or a folder's name as a terminal may show it: without control characters, and not endless."""
+    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:MAX_SHOWN])
+    return shown if len(text) <= MAX_SHOWN else f"{shown}\N{HORIZONTAL ELLIPSIS}"
 
 
 def _again(group: ReasonGroup) -> str:

@@ -12,7 +12,7 @@ from penstock.config import FetchConfig
 from penstock.errors import ItemError
 from penstock.records import Reason, Retry
 
-__all__ = ["AttemptError", "classify_status", "decide", "parse_retry_after", "row_deadline"]
+__all__ = ["AttemptError", "classify_status", "decide", "parse_retry_after"]
 
 BASE = 1.0
 """Seconds; the first pause is somewhere below it."""
@@ -98,11 +98,6 @@ def parse_retry_after(value: str | None, now: float | None = None) -> float | No
     return min(max(0.0, when - now), MAX_RETRY_AFTER)
 
 
-def row_deadline(config: FetchConfig) -> float:
-    """Seconds from a request's first attempt in which further ones may begin."""
-    return config.timeout * (config.retries + 1)
-
-
 def decide(
     reason: Reason,
     attempts: int,
@@ -119,7 +114,7 @@ def decide(
         attempts: Made so far, that one included.
         retry_after: What the server asked for, in seconds; wins over our own back-off.
         elapsed: Seconds since the first attempt began.
-        config: Its `retries` and `timeout` count.
+        config: Its `retries` and `row_timeout` count.
         random: Uniform numbers in [0, 1).
     """
     allowed = {Retry.NEVER: 0, Retry.ONCE: min(1, config.retries)}.get(reason.retry, config.retries)
@@ -128,4 +123,4 @@ def decide(
     pause = retry_after
     if pause is None:  # full jitter; the exponent is bounded to keep the power finite
         pause = random() * min(CAP, BASE * 2.0 ** min(attempts - 1, 30))
-    return pause if elapsed + pause < row_deadline(config) else None
+    return pause if elapsed + pause < config.row_timeout else None
