@@ -10,7 +10,7 @@ from types import ModuleType
 import hypothesis
 import pytest
 
-from penstock.fetch import client
+from penstock.fetch.client import new_event_loop
 from penstock.testing.leaks import no_leaks
 from penstock.testing.server import ImageServer
 
@@ -30,7 +30,7 @@ def _once_a_process() -> None:
     # What a process opens once and keeps is no leak of the test that happens to be first: multiprocessing's helper
     # process, and the pipe by which libuv hears of signals.
     resource_tracker.ensure_running()
-    client._new_loop().close()
+    new_event_loop().close()
 
 
 @pytest.fixture(autouse=True)

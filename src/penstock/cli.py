@@ -42,9 +42,9 @@ app = App(
     default_parameter=Parameter(negative_iterable=(), negative_none=()),
 )
 
-Quiet = Annotated[bool, Parameter(negative=(), help="show no progress and no summary")]
+Quiet = Annotated[bool, Parameter(negative=(), show_default=False, help="show no progress and no summary")]
 Json = Annotated[
-    bool, Parameter(negative=(), help="print the result as JSON on standard output, and nothing else there")
+    bool, Parameter(negative=(), show_default=False, help="print the result as JSON on standard output, and nothing else there")
 ]
 
 Folder = Annotated[Path, Parameter(help="a run's output folder")]
@@ -88,7 +88,11 @@ def run(
     """
     from penstock.runner import Run, make_config
 
-    given = {name: value for name, value in options.items() if value is not None}
+    given = {
+        name: ",".join(value) if isinstance(value, list) else value
+        for name, value in options.items()
+        if value is not None
+    }
     settings = make_config(None, (_read_config(config) if config else {}) | given)
     report, code = _execute(Run(source, out, config=settings), _Show(quiet=quiet, json=json))
     return 3 if code == 0 and report.success < settings.min_success else code
@@ -110,7 +114,7 @@ def failures(
     *,
     examples: Annotated[int, Parameter(help="rows to show for each reason")] = 3,
     json: Json = False,
-    csv: Annotated[bool, Parameter(negative=(), help="print every failed row as CSV")] = False,
+    csv: Annotated[bool, Parameter(negative=(), show_default=False, help="print every failed row as CSV")] = False,
 ) -> int:
     """Show which rows failed or were skipped, by reason."""
     from penstock.folder import read_ledger
@@ -132,7 +136,7 @@ def verify(
     folder: Folder,
     /,
     *,
-    quick: Annotated[bool, Parameter(negative=(), help="compare sizes only, not hashes and contents")] = False,
+    quick: Annotated[bool, Parameter(negative=(), show_default=False, help="compare sizes and counts, not hashes")] = False,
     json: Json = False,
 ) -> int:
     """Check that every file that a run has committed is there and whole."""
@@ -242,7 +246,7 @@ def _execute(run: Run, show: _Show) -> tuple[Report, int]:
     """Run it with a bar, stop it on signals, show the report; the exit code is 0, 130 or 143."""
     with _stopping(run.stop) as received, show.progress(run.source.count) as update:
         report = run.execute(update)
-    if report.rows_before == report.rows and report.seconds == 0:
+    if report.finished and not report.rows_settled:
         show.note("nothing to do: the folder holds this run, finished")
     show.report(report)
     return report, 128 + received[0] if received and not report.finished else 0
@@ -298,10 +302,12 @@ def _run_signature() -> inspect.Signature:
 
 def _flag(spec: dataclasses.Field[Any], hint: Any) -> Any:
     text = spec.metadata["help"]
-    if spec.default not in (None, False, ()):
+    if spec.default is not None and spec.default is not False and spec.default != ():
         text += f" [default: {spec.metadata['shown'] or spec.default}]"
     negative = () if spec.default is False else None
-    if spec.metadata["parse"] is not None:
+    if hint == tuple[str, ...]:
+        hint = list[str]  # several times, or once with commas
+    elif spec.metadata["parse"] is not None:
         hint = str
     return Annotated[
         hint | None, Parameter(help=text, metavar=spec.metadata["metavar"], negative=negative, show_default=False)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from penstock.config import RunConfig, Strategy
 from penstock.errors import ConfigError, OutputError
+from penstock.folder import HIDDEN
 from penstock.report.contact_sheet import contact_sheet
 from penstock.report.report import Report
 from penstock.runner import Run
@@ -58,13 +59,26 @@ class Demo:
             strategy=self.strategy,
             per_host=256,  # the server is ours: no need to be gentle
             allow_network=("127.0.0.0/8",),
-            overwrite=self.sheet.exists(),
+            overwrite=self._take_folder(),
         )
         return Run(demo_urls(server, self.count), self.out, config=config)
 
+    def _take_folder(self) -> bool:
+        """Mark a new folder as a demo's; True if an earlier demo has marked it."""
+        mark = self.out / HIDDEN / "demo"
+        if mark.exists():
+            return True
+        if not self.out.exists():
+            try:
+                mark.parent.mkdir(parents=True)
+                mark.touch()
+            except OSError as error:
+                raise OutputError(f"cannot write to {self.out}: {error.strerror}") from error
+        return False
+
     @property
     def sheet(self) -> Path:
-        """Where the contact sheet lies; its presence says that the folder is a demo's."""
+        """Where the contact sheet lies."""
         return self.out / SHEET
 
     def write_sheet(self, report: Report) -> Path:

@@ -66,10 +66,11 @@ class LaneStatistics:
 
     @classmethod
     def average(cls, lanes: Sequence[LaneStatistics]) -> LaneStatistics:
-        """Of lanes that ran side by side: the longest wall, the mean of the shares, the sum of the rest."""
+        """Of lanes side by side: the longest wall, the mean of the shares (of those that had work), the sum of the rest."""
+        worked = [lane for lane in lanes if lane.crew.busy_seconds] or lanes
 
         def mean(name: str) -> float:
-            return float(sum(getattr(lane, name) for lane in lanes) / len(lanes))
+            return float(sum(getattr(lane, name) for lane in worked) / len(worked))
 
         return cls(
             seconds=max(lane.seconds for lane in lanes),
@@ -321,7 +322,7 @@ class _Clock:
     """Keeps the shares of `LaneStatistics`: a few additions a row."""
 
     def __init__(self) -> None:
-        self._started = self._now = 0.0
+        self._started = time.perf_counter()
         self._consumer = self._source = self._waiting = self._fetching_area = 0.0
         self._consumer_since = self._fetching_since = 0.0
         self._waiting_since: float | None = None
@@ -334,8 +335,7 @@ class _Clock:
         self._consumer_since = time.perf_counter()
 
     def hub_has_it(self) -> None:
-        self._now = time.perf_counter()
-        self._consumer += self._now - self._consumer_since
+        self._consumer += time.perf_counter() - self._consumer_since
 
     def source_took(self, seconds: float) -> None:
         self._source += seconds
@@ -353,7 +353,7 @@ class _Clock:
             self._waiting_since = None
 
     def statistics(self, crew: CrewStatistics, width: int) -> LaneStatistics:
-        wall = max(self._now - self._started, 1e-9)
+        wall = max(time.perf_counter() - self._started, 1e-9)
         return LaneStatistics(
             seconds=wall,
             crew_busy=crew.busy_seconds / (wall * width),

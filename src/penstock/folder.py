@@ -37,7 +37,7 @@ HIDDEN = ".penstock"
 JOURNAL = f"{HIDDEN}/journal.jsonl"
 LOCK = f"{HIDDEN}/lock"
 SPOOL = f"{HIDDEN}/spool"
-SCRATCH = f"{HIDDEN}/tmp"
+SCRATCH = f"{HIDDEN}/tmp"  # noqa: S108 - below our own folder
 REPORT = "report.json"
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import penstock
-from penstock.build import Setup, choose
+from penstock.build import choose
 from penstock.config import ImageConfig, RunConfig
 from penstock.crew.base import Work
 from penstock.crew.script import stop_if_in_worker
@@ -111,8 +111,6 @@ class Run(Watch):
     def __init__(
         self, source: Any, out: str | os.PathLike[str], *, config: RunConfig, transform: Transform | None = None
     ) -> None:
-        if transform is not None:
-            check_picklable(transform)
         self.config = config
         self.out = Path(out)
         self.source = open_source(
@@ -121,6 +119,9 @@ class Run(Watch):
             caption_column=config.caption_column,
             keep_columns=config.keep_columns,
         )
+        self._setup = choose(config, splittable=self.source.spec is not None)
+        if transform is not None and (self._setup.crew == "processes" or self._setup.lanes > 1):
+            check_picklable(transform)
         # Refuses column names that the table beside the shards needs for itself.
         TableLayout(config.caption_column is not None, config.keep_columns, self.source.kept_schema)
         self._transform = transform
@@ -143,13 +144,13 @@ class Run(Watch):
         with self._folder:
             job = self._prepare()
             if self._nothing_to_do():
-                return self._blank_report(job.setup)
+                return self._blank_report()
             before = self._ledger.account
             clock = time.perf_counter()
             summary = self._do_list(job)
             if self.config.retry_failed and self._ledger.finished_rows is not None:
                 summary = self._do_retries(job, summary)
-            report = self._report(job, summary, before, time.perf_counter() - clock, started)
+            report = self._report(summary, before, time.perf_counter() - clock, started)
             self._folder.write_report(report.as_dict())
             return report
 
@@ -170,7 +171,7 @@ class Run(Watch):
         self._ledger = ledger
         return Job(
             config=self.config,
-            setup=choose(self.config, splittable=self.source.rereadable),
+            setup=self._setup,
             folder=self.out,
             run_id=manifest.run_id,
             work=self._work(),
@@ -260,8 +261,8 @@ class Run(Watch):
         if self._on_progress is not None:
             self._on_progress(progress, statistics)
 
-    def _report(self, job: Job, summary: Summary, before: Account, seconds: float, started: dt.datetime) -> Report:
-        blank = self._blank_report(job.setup)
+    def _report(self, summary: Summary, before: Account, seconds: float, started: dt.datetime) -> Report:
+        blank = self._blank_report()
         progress, shares = summary.progress, self._shares(summary.statistics)
         settled = progress.settled + progress.recovered
         return dataclasses.replace(
@@ -269,44 +270,51 @@ class Run(Watch):
             seconds=round(seconds, 3),
             images_per_second=round(progress.written / seconds, 1),
             bytes_downloaded=progress.bytes_downloaded,
-            verdict=verdict(
-                shares,
-                workers=blank.workers,
-                connections=self.config.connections,
-                per_host=self.config.per_host,
-            ),
+            verdict=self._verdict(shares, progress),
             peak_rss_bytes=summary.peak_resident_bytes,
             finished=summary.complete,
             rows_before=before.rows + progress.recovered,
+            rows_settled=progress.settled,
             rows_waiting=0 if summary.complete else settled - (blank.rows - before.rows),
             stages=dataclasses.asdict(shares),
             started=started.isoformat(timespec="seconds"),
         )
 
-    def _blank_report(self, setup: Setup) -> Report:
+    def _blank_report(self) -> Report:
         """The folder's account, of a run that did nothing itself."""
         account = self._ledger.account
         account.check()
         report = Report(
             verdict="nothing to do: the folder holds this run, finished",
             strategy=self.config.strategy,
-            workers=setup.total_workers,
+            workers=self._setup.total_workers,
             connections=self.config.connections,
             folder=str(self.out),
             format=self.config.format,
             finished=True,
             rows_before=account.rows,
             shards=len(self._ledger.shards),
-            lanes=setup.lanes,
-            fetch=setup.fetch,
-            crew=setup.crew,
+            lanes=self._setup.lanes,
+            fetch=self._setup.fetch,
+            crew=self._setup.crew,
             version=penstock.__version__,
         )
         return report.with_account(account)
 
+    def _verdict(self, shares: Shares, progress: Progress) -> str:
+        if not progress.written:
+            return "none: no image was written in this run; the reasons tell why"
+        return verdict(
+            shares,
+            workers=self._setup.total_workers,
+            connections=self.config.connections,
+            per_host=self.config.per_host,
+        )
+
     def _shares(self, statistics: LaneStatistics) -> Shares:
         return Shares(
             crew_busy=statistics.crew_busy,
+            crew_waiting=statistics.crew_waiting,
             consumer=statistics.consumer,
             source=statistics.source,
             connections=statistics.fetching / self.config.connections,

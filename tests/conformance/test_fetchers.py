@@ -17,7 +17,7 @@ import pytest
 import trustme
 
 from penstock.config import FetchConfig
-from penstock.fetch import client
+from penstock.fetch import pool
 from penstock.fetch.base import Fetcher
 from penstock.fetch.budget import ByteBudget
 from penstock.fetch.client import AsyncFetcher
@@ -44,6 +44,8 @@ class Server:
         self.accepted = 0
         self.closing = threading.Event()
         self.heads: list[bytes] = []
+        self.tunnel: ssl.SSLContext | None = None
+        """With which CONNECT is granted; None refuses it."""
         self.port = self._listener.getsockname()[1]
         self.base = f"{'https' if context else 'http'}://127.0.0.1:{self.port}"
         self._spawn(self._accept)
@@ -56,6 +58,9 @@ class Server:
         for thread in self._threads:
             thread.join(10)
         self._listener.close()
+
+    def open_connections(self) -> int:
+        return sum(thread.is_alive() for thread in self._threads) - 1  # one listens
 
     def _spawn(self, target: Callable[..., None], *args: Any) -> None:
         self._threads.append(threading.Thread(target=target, args=args, daemon=True))
@@ -76,6 +81,11 @@ class Server:
                 self._connections.append(connection)
             while head := self._read_head(connection):
                 path = head.split()[1].decode()
+                if head.startswith(b"CONNECT ") and self.tunnel is not None:  # we are a proxy, and what is behind it
+                    self.reply(connection, "200 Connected", Content_Length="")
+                    connection = self.tunnel.wrap_socket(connection, server_side=True)
+                    self._connections.append(connection)
+                    continue
                 self.requests[path] += 1
                 self.heads.append(head)
                 if self._answer(connection, path):
@@ -94,6 +104,8 @@ class Server:
         """Play a behaviour; True if the connection is to be closed."""
         if path.startswith("http://"):  # we are a proxy
             path = "/ok"
+        elif not path.startswith("/"):
+            path = "/status/403"
         name, _, argument = path.partition("?")[0].strip("/").partition("/")
         return bool(getattr(self, f"do_{name}")(connection, argument, self.requests[path]))
 
@@ -207,12 +219,6 @@ class Server:
     def do_flood(self, connection: socket.socket, argument: str, count: int) -> bool:
         connection.sendall(b"HTTP/1.1 200 OK\r\n" + b"X-Header: value\r\n" * 2000 + b"\r\n")
         return True
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _libuv() -> None:
-    # libuv opens one pipe for the signals of all loops, with the first loop of the process: no leak of the first test.
-    client._new_loop().close()
 
 
 class Basket:
@@ -383,6 +389,27 @@ def test_a_handshake_that_never_comes_is_a_tls_timeout(make: Callable[..., Fetch
         assert reason_of(fetch(make, url, limits=limits)[0]) == Reason.TLS_TIMEOUT
 
 
+def test_a_handshake_that_drips_is_given_up(make: Callable[..., Fetcher]) -> None:
+    """A byte now and then keeps every single read alive, and the handshake ends with its time all the same."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def drip() -> None:
+            connection, _ = listener.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.sendall(b"\x16\x03\x03\x3f\xff")  # the head of a record of 16 KB
+                while True:
+                    connection.sendall(b"\x02")
+                    time.sleep(0.02)
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        limits = Limits(total=3.0, connect=0.3)
+        assert reason_of(fetch(make, f"https://127.0.0.1:{listener.getsockname()[1]}/", limits=limits)[0]) == (
+            Reason.TLS_TIMEOUT
+        )
+        thread.join()
+
+
 def test_a_closed_port_refuses(make: Callable[..., Fetcher]) -> None:
     """No server: connect.refused."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -430,6 +457,29 @@ def test_the_race_for_an_idle_connection_costs_no_attempt(make: Callable[..., Fe
     """A kept connection that the server has closed is replaced without counting an attempt."""
     outcomes = fetch(make, *[f"{server.base}/once"] * 3, options=config(per_host=1))
     assert [outcome.attempts for outcome in outcomes if isinstance(outcome, Fetched)] == [1, 1, 1]
+
+
+def test_an_old_connection_is_not_used_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections have a longest time between two requests; urllib3 itself has none."""
+    monkeypatch.setattr(pool, "KEEPALIVE", 0.0)
+    fetch(ThreadFetcher, *[f"{server.base}/ok"] * 3, options=config(per_host=1))
+    assert server.accepted == 3
+
+
+def test_idle_connections_are_bounded(server: Server) -> None:
+    """A long list of hosts leaves no long list of open connections."""
+    resolver = Resolver(AddressGuard(LOOPBACK), lambda host: ["127.0.0.1"])
+    basket = Basket()
+    fetcher = ThreadFetcher(config(connections=1), resolver=resolver)
+    fetcher.start(basket.deliver, basket.budget)
+    for row in rows_of(*(f"http://host{i}.example:{server.port}/ok" for i in range(40))):
+        fetcher.submit(row)
+    basket.wait(40)
+    assert server.accepted == 40
+    while server.open_connections() > 16:  # the server hears of their end a little later
+        time.sleep(0.001)
+    fetcher.close()
+    resolver.close()
 
 
 def test_a_fresh_connection_that_breaks_is_asked_once(make: Callable[..., Fetcher], server: Server) -> None:
@@ -548,6 +598,31 @@ def test_a_proxy_gets_everything(make: Callable[..., Fetcher], server: Server) -
     outcomes = fetch(make, "http://far.example/a", "http://10.1.2.3/b", options=options)
     assert [reason_of(outcome) for outcome in outcomes] == [None, Reason.SSRF_BLOCKED]
     assert list(server.requests) == ["http://far.example/a"]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("good.example", None), ("other.example", Reason.TLS_CERTIFICATE)],
+)
+def test_a_proxy_tunnels_tls(
+    make: Callable[..., Fetcher], server: Server, authority: trustme.CA, name: str, reason: Reason | None
+) -> None:
+    """An https URL goes through the proxy by CONNECT, and the certificate behind it is checked by the host's name."""
+    server.tunnel = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("good.example").configure_cert(server.tunnel)
+    ours = ssl.create_default_context()
+    authority.configure_trust(ours)
+    options = FetchConfig(retries=0, proxy=server.base, per_host=1)
+    outcomes = fetch(make, *[f"https://{name}/ok/a%2f%zz"] * 2, options=options, ssl_context=ours)
+    assert [reason_of(outcome) for outcome in outcomes] == [reason] * 2
+    assert server.requests["/ok/a%2f%zz"] == (0 if reason else 2)
+    assert server.accepted == (2 if reason else 1), "a tunnel is kept like any other connection"
+
+
+def test_a_proxy_that_refuses_is_unreachable(make: Callable[..., Fetcher], server: Server) -> None:
+    """No tunnel: the fault lies between us and the host."""
+    options = FetchConfig(retries=0, proxy=server.base)
+    assert reason_of(fetch(make, "https://far.example/", options=options)[0]) == Reason.CONNECT_UNREACHABLE
 
 
 def test_parts_come_together(make: Callable[..., Fetcher], server: Server) -> None:

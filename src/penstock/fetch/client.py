@@ -49,9 +49,9 @@ from penstock.records import Reason, Row
 try:
     import uvloop
 except ImportError:  # no wheel for this system: asyncio's own loop does the same, a little slower
-    _make_loop = asyncio.new_event_loop
+    new_event_loop = asyncio.new_event_loop
 else:
-    _make_loop = uvloop.new_event_loop
+    new_event_loop = uvloop.new_event_loop
 
 __all__ = ["AsyncFetcher", "new_event_loop", "translate_error"]
 
@@ -63,11 +63,6 @@ STEP = 256 * 1024
 
 _current: contextvars.ContextVar[_Attempt] = contextvars.ContextVar("penstock-attempt")
 """The attempt on whose behalf aiohttp calls us back; each attempt is a task, with a context of its own."""
-
-
-def new_event_loop() -> asyncio.AbstractEventLoop:
-    """A loop of the kind that `AsyncFetcher` runs on. The first one of a process opens a pipe that stays: libuv's."""
-    return _make_loop()
 
 
 class AsyncFetcher:

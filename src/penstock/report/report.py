@@ -24,9 +24,13 @@ class Report:
     rows: int = 0
     """Rows of the list that are accounted for: ``written + failed + skipped``."""
     written: int = 0
+    """Rows whose image is in a shard."""
     failed: int = 0
+    """Rows that gave no image."""
     skipped: int = 0
+    """Rows that were not fetched on purpose."""
     seconds: float = 0.0
+    """Wall time of this run."""
     images_per_second: float = 0.0
     """Images written by this run, over its seconds."""
     bytes_downloaded: int = 0
@@ -36,20 +40,29 @@ class Report:
     verdict: str = ""
     """The stage that held the others up."""
     strategy: str = ""
+    """As asked for; `fetch` and `crew` say what that meant here."""
     workers: int = 0
+    """Decoders, over all lanes."""
     connections: int = 0
+    """Requests in flight at most."""
     peak_rss_bytes: int = 0
     """Largest resident memory of the process tree, sampled; shared pages count for each process."""
     folder: str = ""
+    """The output folder, as it was given."""
     format: str = ""
+    """Of the shards."""
     finished: bool = False
     """The whole list is accounted for."""
     rows_before: int = 0
     """Rows that were already done when this run began."""
+    rows_settled: int = 0
+    """Rows that this run has settled, retried ones among them."""
     rows_waiting: int = 0
     """Of a run that was stopped: rows that are settled and whose shard is not whole yet. The next run takes them over."""
     shards: int = 0
+    """Committed shards in the folder."""
     lanes: int = 1
+    """Pipelines side by side."""
     fetch: str = ""
     """What downloaded: ``asyncio``, ``threads``, or ``worker`` (each decoder for itself)."""
     crew: str = ""
@@ -59,6 +72,7 @@ class Report:
     started: str = ""
     """When this run began: ISO 8601, UTC."""
     version: str = ""
+    """Of Penstock."""
 
     def with_account(self, account: Account) -> Report:
         """The same report of another state of the folder."""

@@ -16,6 +16,8 @@ class Shares:
 
     crew_busy: float
     """Of the decoders' time."""
+    crew_waiting: float
+    """Of the time, in which downloads stood waiting for a decoder."""
     consumer: float
     """Of the hub's time, in the sink."""
     source: float
@@ -26,10 +28,10 @@ class Shares:
 
 def verdict(shares: Shares, *, workers: int, connections: int, per_host: int) -> str:
     """The stage that was the bottleneck, the figure that shows it, and what would help."""
-    if shares.crew_busy >= BUSY:
+    if shares.crew_busy >= BUSY or shares.crew_waiting >= 0.5:
         return (
-            f"CPU: the {workers} decoders were busy {shares.crew_busy:.0%} of the time; "
-            "more cores would help, more connections would not"
+            f"CPU: the {workers} decoders were busy {shares.crew_busy:.0%} of the time, and downloads waited for them "
+            f"{shares.crew_waiting:.0%} of it; more cores would help, more connections would not"
         )
     if shares.consumer >= 0.5:
         return f"output: {shares.consumer:.0%} of the time went into writing; a faster disk would help"
