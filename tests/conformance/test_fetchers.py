@@ -721,6 +721,20 @@ def test_close_leaves_nothing(make: Callable[..., Fetcher], server: Server, path
     assert not basket.rows
 
 
+def test_close_waits_for_no_handshake(make: Callable[..., Fetcher]) -> None:
+    """A handshake under way is broken off, however long its own time would be."""
+    basket = Basket()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        fetcher = make(config(), limits=Limits(total=1000.0, connect=1000.0))
+        fetcher.start(basket.deliver, basket.budget)
+        fetcher.submit(rows_of(f"https://127.0.0.1:{listener.getsockname()[1]}/")[0])
+        connection, _ = listener.accept()
+        with connection:
+            assert connection.recv(5)[:1] == b"\x16"  # the handshake has begun
+            fetcher.close()
+    assert not basket.rows
+
+
 def test_close_without_rows(make: Callable[..., Fetcher]) -> None:
     """A fetcher that never got a row closes all the same."""
     basket = Basket()

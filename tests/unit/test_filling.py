@@ -6,8 +6,9 @@ import errno
 import os
 import random
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 
 from penstock.config import OutputConfig
 from penstock.engines.base import Plan
-from penstock.engines.filling import MAX_COMMITS_WAITING, Filling, Placed
+from penstock.engines.filling import Filling, Placed
 from penstock.errors import AccountError, OutputError, OutputRefusedError
 from penstock.records import Kind, Outcome, Reason, Request, Row, Sample, Settled, ShardReport
 from penstock.sink.shards import ShardStore
@@ -235,32 +236,26 @@ def test_finished_list_may_not_have_grown() -> None:
     assert len(list(Plan(open_source(["http://a/0"] * 8), SIZE, {}, finished_rows=8).placed())) == 8
 
 
-@contextmanager
-def gate(folder: Folder) -> Iterator[Callable[[ShardReport], None]]:
-    """An `announce` that waits until the block ends."""
-    opened = threading.Event()
-
-    def announce(report: ShardReport) -> None:
-        opened.wait(30)
-        folder.announced.append(report)
-
-    try:
-        yield announce
-    finally:
-        opened.set()
-
-
 def test_error_closes_the_spools_of_shards_that_wait_for_their_commit(folder: Folder) -> None:
     """Shards whose commit is called off leave no descriptor open, and keep their rows for the next run."""
-    count = MAX_COMMITS_WAITING * SIZE
-    with pytest.raises(KeyboardInterrupt), gate(folder) as announce, folder.filling(announce=announce) as filling:
-        for row in list(filling.feed(placed(count))):
+    submitted = threading.Event()
+
+    def announce(report: ShardReport) -> None:
+        folder.announced.append(report)
+        submitted.wait(30)
+        with suppress(CancelledError):
+            filling._commits[-1][0].exception(30)
+
+    with suppress(KeyboardInterrupt), folder.filling(announce=announce) as filling:
+        for row in list(filling.feed(placed(2 * SIZE))):
             filling.add(written(row))
+        submitted.set()
         raise KeyboardInterrupt
-    with folder.filling(committed=dict.fromkeys(folder.numbers, "")) as filling:
-        assert list(filling.feed(placed(count))) == []
+    assert folder.numbers == [0]
+    with folder.filling(committed={0: ""}) as filling:
+        assert list(filling.feed(placed(2 * SIZE))) == []
         filling.finish()
-    assert sorted(folder.numbers) == [0, 1]
+    assert folder.numbers == [0, 1]
 
 
 @pytest.mark.parametrize("step", ["commit", "announce"])

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from penstock import folder as module
 from penstock.config import RunConfig
 from penstock.errors import OutputError, OutputRefusedError, SourceError
 from penstock.folder import OutputFolder, read_ledger, stored_report
@@ -90,7 +89,7 @@ def test_full_disk_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     def full(*_: Any) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(module.os, function, full)
+    monkeypatch.setattr(os, function, full)
     with pytest.raises(OutputError, match="No space left"):
         OutputFolder(tmp_path).__enter__()
 
@@ -120,7 +119,7 @@ def test_line_that_could_not_be_written_leaves_no_trace(tmp_path: Path, monkeypa
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     with OutputFolder(tmp_path) as folder:
-        monkeypatch.setattr(module.os, "fsync", failing)
+        monkeypatch.setattr(os, "fsync", failing)
         with pytest.raises(OutputError, match="journal"):
             folder.append(shard_entry(shard(0)))
         monkeypatch.undo()

@@ -32,10 +32,9 @@ def render_report(report: Report) -> RenderableType:
 
 
 def _facts(report: Report) -> list[tuple[str, RenderableType]]:
-    done_now = report.rows + report.rows_waiting - report.rows_before
     facts: list[tuple[str, RenderableType]] = [("account", _account(report))]
     if report.rows_before:
-        facts.append(("went on", f"{report.rows_before:,} rows were done before, {done_now:,} now"))
+        facts.append(("went on", f"{report.rows_before:,} rows were done before, {report.rows_settled:,} now"))
     if report.rows_waiting:
         facts.append(("waiting", f"{report.rows_waiting:,} more rows are done, and wait for the rest of their shards"))
     if report.seconds:

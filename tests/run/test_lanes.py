@@ -1,0 +1,103 @@
+"""Runs with several lane processes: what only they can get wrong."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import penstock
+from penstock.engines.lanes import _Lane, _start_process
+from penstock.engines.work import Progress
+from penstock.errors import WorkerError
+from penstock.records import Row
+from penstock.testing.server import ImageServer
+
+RunFunction = Callable[..., penstock.Report]
+
+
+class CannotBeLoaded:
+    """A transform that can be sent and not be opened again."""
+
+    def __call__(self, data: bytes, row: Row) -> dict[str, bytes]:
+        return {"data": data}
+
+    def __reduce__(self) -> Any:
+        return int, ("no number",)
+
+
+def test_list_in_memory_needs_no_lanes(run: RunFunction, urls: list[str]) -> None:
+    """What no other process can open goes through one lane, whatever was asked for."""
+    report = run(urls, lanes=2, workers=2)
+    assert (report.written, report.lanes, report.workers) == (38, 1, 2)
+
+
+def test_transform_that_cannot_be_loaded(run: RunFunction, urls: list[str], tmp_path: Path) -> None:
+    """A lane that cannot load the transform says so at once, in one line."""
+    listing = tmp_path / "urls.txt"
+    listing.write_text("\n".join(urls) + "\n")
+    with pytest.raises(WorkerError, match=r"cannot load the transform: ValueError: .*no number.*--lanes 1"):
+        run(listing, lanes=2, workers=2, transform=CannotBeLoaded())
+
+
+@pytest.fixture
+def lane() -> Iterator[_Lane]:
+    """A lane process that is just starting."""
+    process, connection = _start_process()
+    with process, connection:
+        yield _Lane(process, connection)
+        process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_to_the_group_are_the_parents(lane: _Lane, number: signal.Signals) -> None:
+    """Ctrl-C and a supervisor's SIGTERM reach the lanes, too, from their first moment on, and do not end them."""
+    lane.process.send_signal(number)
+    lane.connection.send(None)  # no Start: the lane stops at its assertion, later than any signal
+    assert lane.process.wait(60) == 1
+
+
+def test_system_that_refuses_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lane that cannot be started is a WorkerError, and leaves no socket."""
+    monkeypatch.setattr(sys, "executable", "/nonexistent/python")
+    with pytest.raises(WorkerError, match="cannot be started"):
+        _start_process()
+
+
+def test_rows_of_a_dead_lane_are_counted_once(lane: _Lane) -> None:
+    """Its rows that another lane takes over from the spools are not rows of an earlier run."""
+    lane.progress = Progress(written=50, recovered=10, resident_bytes=9)
+    lane.committed_rows = 40
+    heir = Progress(recovered=20, written=5)
+    together = lane.left_progress.plus(heir)
+    assert (together.settled, together.recovered, together.resident_bytes) == (55, 10, 0)
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_lanes_start(image_server: ImageServer, tmp_path: Path) -> None:
+    """Ctrl-C goes to all processes of a terminal; in their first second it still means: stop in order."""
+    urls = [f"{image_server.url}/slow/60/{image_server.pictures[0]}?lanes={i}" for i in range(20)]
+    (tmp_path / "urls.txt").write_text("\n".join(urls) + "\n")
+    options = ["--lanes", "3", "--workers", "3", "--allow-network", "127.0.0.0/8", "--shard-size", "4", "--quiet"]
+    command = [sys.executable, "-m", "penstock.cli", "run", "urls.txt", "--out", "out", *options]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        while process.poll() is None and not (tmp_path / "out/.penstock/journal.jsonl").exists():
+            os.sched_yield()
+        while (
+            process.poll() is None and not Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        ):
+            os.sched_yield()
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert errors == ""
+    assert process.returncode == 130
