@@ -20,7 +20,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from penstock.config import FetchConfig, FlowConfig, RunConfig, available_cores
+from penstock.config import FetchConfig, RunConfig, available_cores
 from penstock.crew.base import Work
 from penstock.crew.choose import gil_enabled, make_crew, processes_possible
 from penstock.fetch.base import Fetcher
@@ -49,83 +49,70 @@ class Setup:
     fetch: Literal["asyncio", "threads", "worker"]
     crew: Literal["processes", "threads"]
     workers: int
-    """CPU workers of one lane."""
+    """Decoders, over all lanes."""
     lanes: int
 
-    @property
-    def total_workers(self) -> int:
-        """Over all lanes."""
-        return self.workers * self.lanes
-
-    def as_one_lane(self) -> Setup:
-        """All the workers in a single lane."""
-        return dataclasses.replace(self, workers=self.total_workers, lanes=1)
+    def workers_of(self, lane: int) -> int:
+        """Decoders of one lane; the first lanes take what cannot be divided."""
+        return self.workers // self.lanes + (lane < self.workers % self.lanes)
 
 
-def choose(config: FlowConfig, *, cores: int | None = None, splittable: bool = True) -> Setup:
+def choose(config: RunConfig, *, cores: int | None = None, splittable: bool = True) -> Setup:
     """What this strategy means here.
 
-    Where processes are impossible, threads stand in for them.  ``auto`` takes worker processes, since isolation costs nothing, unless the parent may have no children or the
-    interpreter has no GIL, where threads are simply better; and more lanes where one event loop would be full.
+    Where processes are impossible, threads stand in for them. ``auto`` takes worker processes, since isolation costs
+    nothing, unless the interpreter has no GIL, where threads are simply better; and more lanes where one event loop would
+    be full. There are never more lanes than workers, nor more than ``--per-host`` allows each a connection to a host.
 
     Args:
         config: the options.
         cores: cores to use; default: those this process may use.
         splittable: the source can be read by several lanes.
     """
-    cores = cores or available_cores()
-    workers = config.workers or cores
+    workers = config.workers or cores or available_cores()
     lanes = config.lanes or (math.ceil(workers / CORES_PER_LANE) if config.strategy == "auto" else 1)
-    if not splittable:
-        lanes = 1
-    lanes = min(lanes, workers)
-    per_lane = math.ceil(workers / lanes)
+    lanes = min(lanes, workers, config.per_host, config.connections) if splittable else 1
+    isolated = processes_possible()
     match config.strategy:
-        case "processes" if processes_possible():
-            return Setup("worker", "processes", per_lane, lanes)
-        case "hybrid":
-            return Setup("threads", "processes", per_lane, lanes)
+        case "processes" if isolated:
+            return Setup("worker", "processes", workers, lanes)
         case "threads" | "processes":
-            return Setup("threads", "threads", per_lane, lanes)
+            return Setup("threads", "threads", workers, lanes)
+        case "hybrid":
+            return Setup("threads", "processes" if isolated else "threads", workers, lanes)
         case "asyncio":
-            return Setup("asyncio", "processes", per_lane, lanes)
+            return Setup("asyncio", "processes" if isolated else "threads", workers, lanes)
         case "auto":
-            isolated = gil_enabled() and processes_possible()
-            return Setup("asyncio", "processes" if isolated else "threads", per_lane, lanes)
+            return Setup("asyncio", "processes" if isolated and gil_enabled() else "threads", workers, lanes)
 
 
-def build_lane(setup: Setup, config: RunConfig, work: Work) -> Lane:
-    """Wire one lane; nothing is started until it is entered."""
+def build_lane(setup: Setup, config: RunConfig, work: Work, *, lane: int = 0) -> Lane:
+    """Wire one of the setup's lanes; nothing is started until it is entered."""
     fetch_config = _fetch_share(config.part(FetchConfig), setup.lanes)
     memory = config.memory // setup.lanes // BUDGET_SHARE
+    workers = setup.workers_of(lane)
     deadline = config.decode_timeout
     if setup.fetch == "worker":
         from penstock.crew.fetching import FetchingWork
 
         work = FetchingWork(fetch_config, work)
         deadline += fetch_config.row_timeout
-    crew = make_crew(setup.crew, work, setup.workers, deadline)
-    fetcher = _make_fetcher(setup, fetch_config)
+    crew = make_crew(setup.crew, work, workers, deadline)
+    fetcher = NoFetcher(workers) if setup.fetch == "worker" else _make_fetcher(setup.fetch, fetch_config)
     return Lane(fetcher, crew, lookahead=LOOKAHEAD * fetcher.width, budget=ByteBudget(memory), result_bytes=memory)
 
 
 def _fetch_share(config: FetchConfig, lanes: int) -> FetchConfig:
     """One lane's part of the connections; together the lanes keep to the limits that the user gave."""
-    return dataclasses.replace(
-        config, connections=math.ceil(config.connections / lanes), per_host=max(1, config.per_host // lanes)
-    )
+    return dataclasses.replace(config, connections=config.connections // lanes, per_host=config.per_host // lanes)
 
 
-def _make_fetcher(setup: Setup, config: FetchConfig) -> Fetcher:
+def _make_fetcher(kind: Literal["asyncio", "threads"], config: FetchConfig) -> Fetcher:
     raise_limit()
-    match setup.fetch:
-        case "asyncio":
-            from penstock.fetch.client import AsyncFetcher
+    if kind == "asyncio":
+        from penstock.fetch.client import AsyncFetcher
 
-            return AsyncFetcher(config)
-        case "threads":
-            from penstock.fetch.pool import ThreadFetcher
+        return AsyncFetcher(config)
+    from penstock.fetch.pool import ThreadFetcher
 
-            return ThreadFetcher(config)
-        case "worker":
-            return NoFetcher(setup.workers)
+    return ThreadFetcher(config)

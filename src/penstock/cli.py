@@ -44,7 +44,10 @@ app = App(
 
 Quiet = Annotated[bool, Parameter(negative=(), show_default=False, help="show no progress and no summary")]
 Json = Annotated[
-    bool, Parameter(negative=(), show_default=False, help="print the result as JSON on standard output, and nothing else there")
+    bool,
+    Parameter(
+        negative=(), show_default=False, help="print the result as JSON on standard output, and nothing else there"
+    ),
 ]
 
 Folder = Annotated[Path, Parameter(help="a run's output folder")]
@@ -136,7 +139,9 @@ def verify(
     folder: Folder,
     /,
     *,
-    quick: Annotated[bool, Parameter(negative=(), show_default=False, help="compare sizes and counts, not hashes")] = False,
+    quick: Annotated[
+        bool, Parameter(negative=(), show_default=False, help="compare sizes and counts, not hashes")
+    ] = False,
     json: Json = False,
 ) -> int:
     """Check that every file that a run has committed is there and whole."""
@@ -168,6 +173,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(str(error).rstrip("."), 2)
     except PenstockError as error:
         return _complain(str(error), error.exit_code)
+    except _SecondSignal as signalled:
+        return 128 + signalled.number
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BrokenPipeError:
@@ -186,7 +193,7 @@ def _stdout() -> Console:
 
 
 def _write_json(value: Any) -> None:
-    json.dump(value, sys.stdout, indent=2, ensure_ascii=False)
+    json.dump(value, sys.stdout, indent=2)
     sys.stdout.write("\n")
 
 
@@ -252,15 +259,23 @@ def _execute(run: Run, show: _Show) -> tuple[Report, int]:
     return report, 128 + received[0] if received and not report.finished else 0
 
 
+class _SecondSignal(KeyboardInterrupt):
+    """The user, or the system, does not want to wait for the run to stop in order."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
 @contextlib.contextmanager
 def _stopping(stop: Callable[[], None]) -> Iterator[list[int]]:
-    """First SIGINT or SIGTERM: `stop`. Second: KeyboardInterrupt, at once."""
+    """First SIGINT or SIGTERM: `stop`. Second: an exception, at once."""
     received: list[int] = []
 
     def handle(number: int, _frame: object) -> None:
         received.append(number)
         if len(received) > 1:
-            raise KeyboardInterrupt
+            raise _SecondSignal(number)
         stop()
 
     earlier = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import math
+import numbers
 import os
 import re
 import types
@@ -168,7 +169,7 @@ def _checked(spec: dataclasses.Field[Any], hint: Any, value: Any) -> Any:
     if spec.metadata["parse"] is not None:
         try:
             value = spec.metadata["parse"](value)
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, OverflowError) as error:
             raise ConfigError(f"{shown}: {error}") from None
     if get_origin(kind) is Literal:
         if value not in get_args(kind):
@@ -180,9 +181,15 @@ def _checked(spec: dataclasses.Field[Any], hint: Any, value: Any) -> Any:
     return value
 
 
+def _is_number(value: Any) -> bool:
+    try:
+        return not isinstance(value, bool) and isinstance(value, numbers.Real) and math.isfinite(value)
+    except OverflowError:  # a whole number with hundreds of digits
+        return False
+
+
 def _checked_number(spec: dataclasses.Field[Any], kind: type, value: Any, shown: str) -> float:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or (kind is int and value != int(value)):
+    if not _is_number(value) or (kind is int and value != int(value)):
         raise ConfigError(f"{shown}: expected {'a whole number' if kind is int else 'a number'}")
     low, high = spec.metadata["at_least"], spec.metadata["at_most"]
     if (low is not None and not value >= low) or (high is not None and not value <= high):

@@ -64,11 +64,11 @@ class Demo:
         return Run(demo_urls(server, self.count), self.out, config=config)
 
     def _take_folder(self) -> bool:
-        """Mark a new folder as a demo's; True if an earlier demo has marked it."""
+        """Mark a new or empty folder as a demo's; True if an earlier demo has marked it."""
         mark = self.out / HIDDEN / "demo"
         if mark.exists():
             return True
-        if not self.out.exists():
+        if not self.out.exists() or (self.out.is_dir() and not any(self.out.iterdir())):
             try:
                 mark.parent.mkdir(parents=True)
                 mark.touch()

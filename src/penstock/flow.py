@@ -23,6 +23,7 @@ There is always a reader: the hub waits only for the queue of events, and every 
 from __future__ import annotations
 
 import queue
+import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -87,6 +88,10 @@ class LaneStatistics:
         )
 
 
+class _StoppedReadingError(BaseException):
+    """`Lane.stop` was called by a signal handler while the hub waited for the source."""
+
+
 class Lane:
     """Settles rows: each row that enters leaves as exactly one `Settled`, in the order of completion.
 
@@ -113,6 +118,8 @@ class Lane:
         self._fetching = 0
         self._working: dict[int, int] = {}
         self._largest_result = 0
+        self._reading: int | None = None
+        """The hub's thread, while it waits for the source's next row, which may take for ever: standard input."""
         self._stop_asked = False
         self._fetcher_closed = False
         self._deadline: float | None = None
@@ -145,6 +152,9 @@ class Lane:
         self._stop_asked = True
         self._deadline = time.monotonic() + grace
         self._events.put(None)
+        if self._reading == threading.get_ident():  # a signal handler in the hub's thread, in the middle of a read
+            self._reading = None
+            raise _StoppedReadingError
 
     def settle(self, rows: Iterable[Row]) -> Iterator[Settled]:
         """Work off `rows`, lazily and in any order of completion; ends when all that entered have left.
@@ -190,15 +200,25 @@ class Lane:
     def _feed(self, source: Iterator[Row]) -> bool:
         """Give the fetcher as many rows as it may hold; True when the source is at its end."""
         while not self._stop_asked and self._fetching < self._lookahead and not self._crowded():
-            asked = time.perf_counter()
-            row = next(source, None)
-            self._clock.source_took(time.perf_counter() - asked)
+            row = self._next_row(source)
             if row is None:
                 return True
             self._fetching += 1
             self._clock.fetching(self._fetching)
             self._fetcher.submit(row)
         return False
+
+    def _next_row(self, source: Iterator[Row]) -> Row | None:
+        """The next row; None at the end, and when `stop` broke off the wait for it."""
+        asked = time.perf_counter()
+        self._reading = threading.get_ident()
+        try:
+            return next(source, None)
+        except _StoppedReadingError:
+            return None
+        finally:
+            self._reading = None
+            self._clock.source_took(time.perf_counter() - asked)
 
     def _crowded(self) -> bool:
         """Whether so much waits for the crew that more would only take memory."""
@@ -230,6 +250,8 @@ class Lane:
     def _handle(self, event: _Fetched | _Done) -> Iterator[Settled]:
         if isinstance(event, _Done):
             self._budget.release(self._working.pop(event.row.index))
+            if not isinstance(event.result.value, Failure):
+                self._largest_result = max(self._largest_result, event.result.value.nbytes)
             self._submit_ready()
             yield _settled(event)
         else:
@@ -261,8 +283,6 @@ class Lane:
         self._events.put(_Fetched(row, parts))
 
     def _on_done(self, row: Row, result: Result) -> None:
-        if not isinstance(result.value, Failure):
-            self._largest_result = max(self._largest_result, result.value.nbytes)
         self._events.put(_Done(row, result))
 
     def statistics(self) -> LaneStatistics:

@@ -31,7 +31,7 @@ try:
 except ImportError:  # Windows has no flock; two runs in one folder are then not kept apart
     fcntl = None  # type: ignore[assignment]  # the module is absent there
 
-__all__ = ["HIDDEN", "OutputFolder", "read_ledger", "stored_report"]
+__all__ = ["HIDDEN", "OutputFolder", "read_ledger", "read_report", "stored_report"]
 
 HIDDEN = ".penstock"
 JOURNAL = f"{HIDDEN}/journal.jsonl"
@@ -195,6 +195,14 @@ def read_ledger(path: Path) -> Ledger:
     return _replay(journal, data)
 
 
+def read_report(path: Path) -> Report | None:
+    """``report.json`` as it is; None if it is missing or damaged."""
+    try:
+        return Report.from_dict(json.loads((path / REPORT).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+
+
 def stored_report(path: Path) -> Report:
     """The report of a folder: ``report.json``, or what the journal tells of a run that has not come to its end.
 
@@ -202,10 +210,7 @@ def stored_report(path: Path) -> Report:
         SourceError: no run has written there.
     """
     ledger = read_ledger(path)
-    try:
-        stored = Report.from_dict(json.loads((path / REPORT).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, AttributeError):
-        stored = Report(verdict="unknown: the run was cut off")
+    stored = read_report(path) or Report(verdict="unknown: the run was cut off")
     account = ledger.account
     finished = ledger.finished_rows is not None
     waiting = 0 if finished else stored.rows_waiting

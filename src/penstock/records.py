@@ -126,7 +126,11 @@ class Reason(enum.StrEnum):
     HTTP_NOT_FOUND = "http.not_found", Retry.NEVER, "404: the server has no such thing"
     HTTP_GONE = "http.gone", Retry.NEVER, "410: the server says that it is gone for good"
     HTTP_LEGAL = "http.legal", Retry.NEVER, "451: withheld for legal reasons"
-    HTTP_FORBIDDEN = "http.forbidden", Retry.NEVER, "401, 402, 403 or 407: the server wants to know who asks, or refuses"
+    HTTP_FORBIDDEN = (
+        "http.forbidden",
+        Retry.NEVER,
+        "401, 402, 403 or 407: the server wants to know who asks, or refuses",
+    )
     HTTP_CLIENT_ERROR = "http.client_error", Retry.NEVER, "another 4xx"
     HTTP_SERVER_ERROR = "http.server_error", Retry.BACKOFF, "408, 425 or a 5xx"
     HTTP_RATE_LIMITED = "http.rate_limited", Retry.HOST, "429, or 503 with Retry-After"

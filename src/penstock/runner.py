@@ -34,7 +34,7 @@ from penstock.engines.local import LocalEngine
 from penstock.engines.work import Job, Progress, Stoppable, Summary, Watch
 from penstock.errors import ConfigError
 from penstock.flow import LaneStatistics
-from penstock.folder import OutputFolder
+from penstock.folder import OutputFolder, read_report
 from penstock.image.work import ImageWork, Transform, TransformWork, check_picklable
 from penstock.ledger import Ledger, Manifest, finished_entry, run_entry, shard_entry
 from penstock.records import Request, Row, ShardReport
@@ -101,6 +101,16 @@ def make_config(config: RunConfig | None, options: Mapping[str, Any]) -> RunConf
     return dataclasses.replace(config or RunConfig(), **options)
 
 
+def _checked_folder(out: str | os.PathLike[str]) -> Path:
+    """`out` as a path, if Arrow can write there: it takes names as UTF-8."""
+    path = Path(out)
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"--out {os.fsencode(path)!r}: expected a name in UTF-8") from None
+    return path
+
+
 class Run(Watch):
     """One run, so that it can be looked at and stopped from outside.
 
@@ -112,7 +122,7 @@ class Run(Watch):
         self, source: Any, out: str | os.PathLike[str], *, config: RunConfig, transform: Transform | None = None
     ) -> None:
         self.config = config
-        self.out = Path(out)
+        self.out = _checked_folder(out)
         self.source = open_source(
             source,
             url_column=config.url_column,
@@ -129,6 +139,7 @@ class Run(Watch):
         self._folder = OutputFolder(self.out)
         self._lane: Stoppable | None = None
         self._stop_asked = False
+        self._rows_committed = 0
         self._on_progress: OnProgress | None = None
 
     def stop(self) -> None:
@@ -143,16 +154,24 @@ class Run(Watch):
         started = dt.datetime.now(dt.UTC)
         with self._folder:
             job = self._prepare()
-            if self._nothing_to_do():
-                return self._blank_report()
             before = self._ledger.account
             clock = time.perf_counter()
-            summary = self._do_list(job)
-            if self.config.retry_failed and self._ledger.finished_rows is not None:
-                summary = self._do_retries(job, summary)
+            summary = self._do(job)
+            if summary is None:
+                return self._finished_report()
             report = self._report(summary, before, time.perf_counter() - clock, started)
             self._folder.write_report(report.as_dict())
             return report
+
+    def _do(self, job: Job) -> Summary | None:
+        """The list and, if they are wanted, the retries; None if there was nothing to do."""
+        summary = None if self._list_is_done() else self._do_list(job)
+        if self.config.retry_failed and self._ledger.finished_rows is not None and not self._stop_asked:
+            retried = self._do_retries(job)
+            summary = retried if summary is None else summary.followed_by(retried)
+        if summary is not None and summary.complete:
+            job.store().sweep(set(self._ledger.shards))  # a lane that died may have left its work in progress
+        return summary
 
     def _prepare(self) -> Job:
         """Make the folder this run's, and say what its lanes must know."""
@@ -193,13 +212,9 @@ class Run(Watch):
             return TransformWork(self._transform)
         return ImageWork(self.config.part(ImageConfig), as_array=self.config.format == "arrays")
 
-    def _nothing_to_do(self) -> bool:
-        """The list is done; for one without a fingerprint only reading it again can tell."""
-        return (
-            self._ledger.finished_rows is not None
-            and self.source.fingerprint is not None
-            and not self.config.retry_failed
-        )
+    def _list_is_done(self) -> bool:
+        """Whether every row of the list has its outcome; for a list without a fingerprint only reading it can tell."""
+        return self._ledger.finished_rows is not None and self.source.fingerprint is not None
 
     def _do_list(self, job: Job) -> Summary:
         """The rows of the list that are in no committed shard."""
@@ -207,7 +222,13 @@ class Run(Watch):
         # The rows in a spool cannot be compared with those of a list that has no fingerprint, so they are not kept.
         job.store().sweep(set(self._ledger.shards), spools=compared)
         base = {number: report.rows_sha256 for number, report in self._ledger.shards.items() if not report.retried}
-        plan = Plan(self.source, self.config.shard_size, base, check_digests=compared)
+        plan = Plan(
+            self.source,
+            self.config.shard_size,
+            base,
+            check_digests=compared,
+            finished_rows=self._ledger.finished_rows,
+        )
         summary = self._engine().run(job, plan, self)
         if summary.complete:
             rows = self._ledger.account.rows
@@ -216,14 +237,14 @@ class Run(Watch):
                 self._record(finished_entry(rows))
         return summary
 
-    def _do_retries(self, job: Job, first: Summary) -> Summary:
+    def _do_retries(self, job: Job) -> Summary:
         """The failed rows that are worth it, into new shards."""
         job.store().sweep(set(self._ledger.shards), spools=True)  # which rows they held may have changed since
         retry = self._failed_rows(list(self._ledger.shards.values()), self._ledger.next_shard)
         plan = Plan(self.source, self.config.shard_size, {}, retry=retry)
         summary = self._engine().run(job, plan, self)
         self._ledger.account.check(self._ledger.finished_rows)
-        return first.followed_by(summary)
+        return summary
 
     def _failed_rows(self, shards: list[ShardReport], first_shard: int) -> Iterator[Placed]:
         """Rows whose reason may have passed, read from the tables of `shards`, for new shards from `first_shard` on."""
@@ -248,6 +269,7 @@ class Run(Watch):
 
     def shard_done(self, report: ShardReport) -> None:
         """Write the line by which the shard exists."""
+        self._rows_committed += report.rows
         self._record(shard_entry(report))
 
     def started(self, lane: Stoppable) -> None:
@@ -275,10 +297,18 @@ class Run(Watch):
             finished=summary.complete,
             rows_before=before.rows + progress.recovered,
             rows_settled=progress.settled,
-            rows_waiting=0 if summary.complete else settled - (blank.rows - before.rows),
+            rows_waiting=0 if summary.complete else settled - self._rows_committed,
             stages=dataclasses.asdict(shares),
             started=started.isoformat(timespec="seconds"),
         )
+
+    def _finished_report(self) -> Report:
+        """The report of a run that had nothing to do; it is stored only if no earlier run came so far."""
+        report = self._blank_report()
+        stored = read_report(self.out)
+        if stored is None or not stored.finished:
+            self._folder.write_report(report.as_dict())
+        return report
 
     def _blank_report(self) -> Report:
         """The folder's account, of a run that did nothing itself."""
@@ -287,7 +317,7 @@ class Run(Watch):
         report = Report(
             verdict="nothing to do: the folder holds this run, finished",
             strategy=self.config.strategy,
-            workers=self._setup.total_workers,
+            workers=self._setup.workers,
             connections=self.config.connections,
             folder=str(self.out),
             format=self.config.format,
@@ -306,7 +336,7 @@ class Run(Watch):
             return "none: no image was written in this run; the reasons tell why"
         return verdict(
             shares,
-            workers=self._setup.total_workers,
+            workers=self._setup.workers,
             connections=self.config.connections,
             per_host=self.config.per_host,
         )

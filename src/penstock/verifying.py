@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from penstock.folder import read_ledger
 from penstock.records import Kind, ShardFile, ShardReport
 from penstock.sink.disk import describe
-from penstock.sink.shards import shard_name, shard_of
+from penstock.sink.shards import shard_name, shard_of_path
 
 __all__ = ["Problem", "verify"]
 
@@ -140,7 +140,7 @@ def _key_problem(names: Iterable[str], written: npt.NDArray[np.int64]) -> Iterat
 def _leftovers(folder: Path, shards: list[ShardReport]) -> Iterator[Problem]:
     known = {file.name.rstrip("/") for report in shards for file in report.files}
     for path in sorted(folder.iterdir()):
-        if shard_of(path.name) is not None and path.name not in known:
+        if shard_of_path(path) is not None and path.name not in known:
             yield Problem(path.name, "belongs to no committed shard; the next run deletes it")
 
 

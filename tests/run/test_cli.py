@@ -193,6 +193,33 @@ def test_signal_stops_and_the_same_command_goes_on(
     assert set(report["reasons"]) == {"timeout.total"}
 
 
+def test_signal_ends_the_wait_for_a_silent_pipe(tmp_path: Path) -> None:
+    """Ctrl-C while standard input says nothing: the run ends in order, at once."""
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "penstock.cli", "run", "-", "--out", str(out), *ALLOW]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    assert process.stdin is not None
+    try:
+        process.stdin.write(b"http://127.0.0.1:1/a.jpg\n" * 3)
+        process.stdin.flush()
+        wait_for_size(process, out / ".penstock/spool/00000.spool", 200)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+    finally:
+        process.kill()
+        process.wait()
+        process.stdin.close()
+
+
+def wait_for_size(process: subprocess.Popen[bytes], path: Path, size: int) -> None:
+    """Until the file has `size` bytes, or the process has ended."""
+    while process.poll() is None:
+        if path.exists() and path.stat().st_size >= size:
+            return
+        os.sched_yield()
+    pytest.fail("the run ended before it was stopped")
+
+
 def wait_for_shards(process: subprocess.Popen[str], folder: Path, count: int) -> None:
     """Until the journal has `count` shards, or the process has ended."""
     journal = folder / ".penstock/journal.jsonl"

@@ -51,7 +51,7 @@ def lane() -> Iterator[_Lane]:
     """A lane process that is just starting."""
     process, connection = _start_process()
     with process, connection:
-        yield _Lane(process, connection)
+        yield _Lane(0, process, connection)
         process.kill()
 
 

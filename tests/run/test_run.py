@@ -205,6 +205,39 @@ def test_blocked_without_permission(run: RunFunction, urls: list[str]) -> None:
     assert report.written == 0
 
 
+def test_longer_one_shot_list_is_refused_after_retries(run: RunFunction, image_server: ImageServer) -> None:
+    """The shards of retried rows have the numbers after the list's, so that a list must not grow into them."""
+    urls = image_server.image_urls(32)
+    urls[3] = f"{image_server.url}/flaky/1/{image_server.pictures[0]}?id=grow"
+    run(iter(urls), retries=0)
+    run(iter(urls), retries=0, retry_failed=True)
+    with pytest.raises(penstock.OutputRefusedError):
+        run(iter(urls * 2))
+
+
+def test_foreign_folder_called_by_a_number_is_kept(run: RunFunction, urls: list[str], tmp_path: Path) -> None:
+    """What the user puts beside the shards is not swept away, whatever its name."""
+    run(iter(urls))
+    (tmp_path / "out/20240101").mkdir()
+    (tmp_path / "out/20240101/notes.txt").write_text("mine")
+    run(iter(urls))
+    assert (tmp_path / "out/20240101/notes.txt").read_text() == "mine"
+    assert list(penstock.verify(tmp_path / "out")) == []
+
+
+def test_lost_report_is_written_again(run: RunFunction, urls: list[str], tmp_path: Path) -> None:
+    """A finished run that was killed before its last file gets it from the next call."""
+    run(urls)
+    (tmp_path / "out/report.json").unlink()
+    run(urls)
+    assert json.loads((tmp_path / "out/report.json").read_text())["written"] == 38
+
+
+def test_lambda_works_in_threads(run: RunFunction, urls: list[str]) -> None:
+    """What cannot be pickled need not be, where nothing is pickled."""
+    assert run(urls[:5], transform=lambda data, row: {"head": data[:4]}, strategy="threads").written == 5
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -212,6 +245,8 @@ def test_blocked_without_permission(run: RunFunction, urls: list[str]) -> None:
         ({"size": 0}, "--size 0"),
         ({"format": "arrays", "resize": "fit"}, "--resize 'fit'"),
         ({"overwrite": True, "retry_failed": True}, "--retry-failed"),
+        ({"max_bytes": "1" + "0" * 400}, "--max-bytes"),
+        ({"size": 10**400}, "--size"),
     ],
 )
 def test_bad_options(run: RunFunction, tmp_path: Path, options: dict[str, Any], message: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from penstock import build
 from penstock.build import CORES_PER_LANE, LOOKAHEAD, Setup, build_lane, choose
-from penstock.config import FetchConfig, FlowConfig, ImageConfig, RunConfig
+from penstock.config import FetchConfig, ImageConfig, RunConfig
 from penstock.crew.processes import ProcessCrew
 from penstock.crew.threads import ThreadCrew
 from penstock.fetch.client import AsyncFetcher
@@ -35,7 +35,7 @@ def daemonic(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def setup(strategy: str, cores: int = 2, *, splittable: bool = True, **options: Any) -> Setup:
-    return choose(FlowConfig(strategy=strategy, **options), cores=cores, splittable=splittable)  # type: ignore[arg-type]  # any text
+    return choose(RunConfig(strategy=strategy, **options), cores=cores, splittable=splittable)  # type: ignore[arg-type]  # any text
 
 
 @pytest.mark.parametrize("strategy", MEANINGS)
@@ -47,7 +47,7 @@ def test_meaning_of_a_strategy(strategy: str) -> None:
 @pytest.mark.parametrize("strategy", MEANINGS)
 def test_workers_are_the_users_to_choose(strategy: str) -> None:
     """--workers wins over the number of cores."""
-    assert setup(strategy, cores=64, workers=3).total_workers == 3
+    assert setup(strategy, cores=64, workers=3).workers == 3
 
 
 @pytest.mark.parametrize(("cores", "lanes"), [(1, 1), (CORES_PER_LANE, 1), (CORES_PER_LANE + 1, 2), (32, 6)])
@@ -55,7 +55,7 @@ def test_auto_takes_more_lanes_where_one_event_loop_is_full(cores: int, lanes: i
     """One lane feeds so many decoders and no more."""
     chosen = setup("auto", cores)
     assert chosen.lanes == lanes
-    assert cores <= chosen.total_workers < cores + lanes
+    assert sum(chosen.workers_of(lane) for lane in range(lanes)) == chosen.workers == cores
 
 
 @pytest.mark.parametrize("strategy", [name for name in MEANINGS if name != "auto"])
@@ -74,11 +74,11 @@ def test_list_that_cannot_be_split_has_one_lane() -> None:
 
 def test_lane_has_a_worker() -> None:
     """No more lanes than workers."""
-    assert setup("asyncio", workers=2, lanes=5) == Setup("asyncio", "processes", 1, 2)
+    assert setup("asyncio", workers=2, lanes=5) == Setup("asyncio", "processes", 2, 2)
 
 
 @pytest.mark.usefixtures("daemonic")
-@pytest.mark.parametrize("strategy", ["threads", "processes", "auto"])
+@pytest.mark.parametrize("strategy", MEANINGS)
 def test_threads_where_there_can_be_no_children(strategy: str) -> None:
     """In a daemonic process threads decode."""
     assert setup(strategy).crew == "threads"
@@ -91,9 +91,15 @@ def test_threads_where_there_is_no_global_lock(monkeypatch: pytest.MonkeyPatch) 
     assert setup("asyncio").crew == "processes"
 
 
-def test_as_one_lane_keeps_the_workers() -> None:
-    """All the workers, in one lane."""
-    assert Setup("asyncio", "processes", 3, 4).as_one_lane() == Setup("asyncio", "processes", 12, 1)
+def test_workers_that_cannot_be_divided() -> None:
+    """The first lanes take one more; none is lost and none is added."""
+    chosen = setup("asyncio", workers=8, lanes=3)
+    assert [chosen.workers_of(lane) for lane in range(3)] == [3, 3, 2]
+
+
+def test_no_more_lanes_than_connections_to_a_host() -> None:
+    """Each lane needs a connection of its own, and together they keep to --per-host."""
+    assert setup("asyncio", cores=8, lanes=8, per_host=2).lanes == 2
 
 
 @pytest.mark.parametrize(

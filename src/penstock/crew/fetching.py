@@ -11,6 +11,9 @@ from penstock.records import Failure, Fetched, Result, Row
 
 __all__ = ["FetchingWork"]
 
+NO_WORK = 1e-9
+"""Seconds of a row that only waited for the network: not 0, which would let the crew put its own measure there."""
+
 
 class FetchingWork:
     """Fetches a row, one request at a time, then does `work` on it. Picklable; opens its connections when first used."""
@@ -32,7 +35,7 @@ class FetchingWork:
         whole = tuple(part for part in parts if isinstance(part, Fetched))
         failure = next((part for part in parts if isinstance(part, Failure)), None)
         if failure is not None:
-            return Result.of(failure, whole)
+            return Result.of(failure, whole, NO_WORK)
         return attempt(self._work, row, whole)
 
     def _client(self) -> SyncClient:

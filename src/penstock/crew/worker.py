@@ -48,8 +48,9 @@ def main(connection: int, *descriptors: int) -> NoReturn:
 
 
 def _settle_in(descriptors: tuple[int, ...]) -> None:
-    """Behave as one of many: the parent alone handles Ctrl-C, and no worker outlives it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Behave as one of many: the parent alone decides when to stop, and no worker outlives it."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # which a terminal or a supervisor sends to the whole group
+        signal.signal(number, signal.SIG_IGN)
     for descriptor in descriptors:
         os.set_inheritable(descriptor, False)
     _, limit = resource.getrlimit(resource.RLIMIT_CORE)

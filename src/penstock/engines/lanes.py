@@ -49,6 +49,7 @@ MAX_DEATHS = 3
 class _Lane:
     """A lane process, as its parent sees it."""
 
+    number: int
     process: subprocess.Popen[bytes]
     connection: Connection
     lots: list[Lot] = field(default_factory=list)
@@ -103,8 +104,8 @@ class _Dealer:
             self._wake.send(b"x")
 
     def run(self) -> Summary:
-        for _ in range(self._job.setup.lanes):
-            self._start()
+        for number in range(self._job.setup.lanes):
+            self._start(number)
         while working := [lane for lane in self._lanes if lane.summary is None]:
             for ready in wait([self._waker, *(lane.connection for lane in working)]):
                 if ready is self._waker:
@@ -123,10 +124,10 @@ class _Dealer:
         self._waker.close()
         self._wake.close()
 
-    def _start(self) -> None:
-        lane = _Lane(*_start_process())
+    def _start(self, number: int) -> None:
+        lane = _Lane(number, *_start_process())
         self._lanes.append(lane)
-        pickled = pickle.dumps(self._job)
+        pickled = pickle.dumps(dataclasses.replace(self._job, lane=number))
         with contextlib.suppress(OSError):  # it is dead already, which its connection will tell
             lane.connection.send(
                 Start(pickled, _script(pickled), self._source, dict(self._plan.committed), os.getpid())
@@ -181,7 +182,7 @@ class _Dealer:
         self._deaths += 1
         if self._deaths >= MAX_DEATHS:
             raise WorkerError(f"{self._deaths} lane processes have died, the last one with exit code {code}")
-        self._start()
+        self._start(lane.number)
 
     def _report(self) -> None:
         progress = self._progress()

@@ -18,5 +18,5 @@ class LocalEngine:
         """Do all the rows of the plan."""
         if job.setup.lanes > 1 and plan.source.spec is not None and plan.retry is None:
             return run_lanes(job, plan, watch)
-        job = dataclasses.replace(job, setup=job.setup.as_one_lane())
+        job = dataclasses.replace(job, setup=dataclasses.replace(job.setup, lanes=1))
         return do_work(job, plan.placed(), watch, committed=plan.committed, check_digests=plan.check_digests)

@@ -34,6 +34,7 @@ class Job:
 
     config: RunConfig
     setup: Setup
+    """Of all lanes."""
     folder: Path
     run_id: str
     work: Work
@@ -41,6 +42,8 @@ class Job:
     """Arrow schema of the kept columns; None if the source does not know it."""
     parts: tuple[str, ...]
     """Names of the parts that every sample will have; empty if only a user's transform knows."""
+    lane: int = 0
+    """Which of the setup's lanes this is."""
 
     def store(self) -> ShardStore:
         """The folder's shards."""
@@ -176,7 +179,7 @@ def do_work(
                 check_digests=check_digests,
             )
         )
-        lane = stack.enter_context(build_lane(job.setup, job.config, job.work))
+        lane = stack.enter_context(build_lane(job.setup, job.config, job.work, lane=job.lane))
         watch.started(lane)
         for settled in lane.settle(filling.feed(placed)):
             progress.add(filling.add(settled))

@@ -35,9 +35,10 @@ from penstock.sink.table import TableLayout
 from penstock.sink.tally import Tally
 from penstock.sink.webdataset import WebDatasetFormat
 
-__all__ = ["OpenShard", "ShardStore", "check_writable", "shard_name", "shard_of"]
+__all__ = ["OpenShard", "ShardStore", "check_writable", "shard_name", "shard_of", "shard_of_path"]
 
 _SHARD_FILE = re.compile(r"(\d{5}|[1-9]\d{5,})(_stats\.json|\.tar|\.parquet|(\.[\w.-]+)?\.npy)?", re.ASCII)
+_MEMBER_FILE = re.compile(r"\d{9,}\.", re.ASCII)
 _NO_PARTS: Mapping[str, Any] = {}
 
 
@@ -58,6 +59,14 @@ def shard_of(name: str) -> int | None:
     """
     match = _SHARD_FILE.fullmatch(name)
     return int(match[1]) if match else None
+
+
+def shard_of_path(path: Path) -> int | None:
+    """As `shard_of`, for something that is there: a folder of the user's that is called by a number is none of ours."""
+    shard = shard_of(path.name)
+    if path.is_dir() and not all(_MEMBER_FILE.match(member.name) for member in path.iterdir()):
+        return None
+    return shard
 
 
 class ShardStore:
@@ -137,7 +146,7 @@ class ShardStore:
             for shard in committed:
                 remove(self._spool_path(shard))
             for path in self.folder.iterdir():
-                if shard_of(path.name) not in (None, *committed):
+                if shard_of_path(path) not in (None, *committed):
                     remove(path)
 
     def _spool_path(self, shard: int) -> Path:
