@@ -19,13 +19,15 @@ from pathlib import Path
 
 from measure import Measurement, machine_facts, measure
 
+from penstock.crew.child import ALLOCATOR_VARIABLES
 from penstock.testing.images import make_images
 from penstock.testing.server import ImageServer
 
 HERE = Path(__file__).parent
 TEXTBOOK = ("textbook threads", "textbook processes", "textbook hybrid")
+OTHERS = (*TEXTBOOK, "threads, 16 of them")
 TEXTBOOK_SHARE = 4
-"""The textbook schemes get one URL in so many: they are that much slower, and their rate does not depend on the number."""
+"""The others get one URL in so many: they are that much slower, and their rate does not depend on the number."""
 
 Entry = dict[str, float]
 Figure = Callable[[Entry], float]
@@ -59,9 +61,9 @@ def bench(options: argparse.Namespace, folder: Path) -> dict[str, list[Entry]]:
     with ImageServer(corpus=corpus, latency=options.latency) as server:
         urls = server.image_urls(options.count)
         (folder / "all.txt").write_text("\n".join(urls) + "\n")
-        (folder / "part.txt").write_text("\n".join(urls[::TEXTBOOK_SHARE]) + "\n")
+        (folder / "part.txt").write_text("\n".join(urls[: options.count // TEXTBOOK_SHARE]) + "\n")
         for run in range(options.runs + 1):
-            for name in ["floor", *(f"penstock {name}" for name in options.strategies.split(",")), *TEXTBOOK]:
+            for name in ["floor", *(f"penstock {name}" for name in options.strategies.split(",")), *OTHERS]:
                 entry = one(name, folder, run, options.workers)
                 print(f"run {run}: {name}: {entry['images'] / entry['wall']:.0f} images/s", file=sys.stderr)
                 if run:  # the first round warms caches
@@ -81,12 +83,14 @@ def one(name: str, folder: Path, run: int, workers: int) -> Entry:
             ]
         )  # fmt: skip
         return entry_of(done, json.loads(done.output)["written"])
-    part = "part.txt" if name in TEXTBOOK else "all.txt"
+    part = "part.txt" if name in OTHERS else "all.txt"
     done = measure(
         [
             sys.executable, str(HERE / "contenders.py"), name, "--list", str(folder / part),
             "--corpus", str(folder / "corpus"), "--workers", str(workers),
-        ]
+        ],
+        # The floor gets the allocator's settings that Penstock's workers have: it is to be as low as it can be.
+        ALLOCATOR_VARIABLES if name == "floor" else {},
     )  # fmt: skip
     inner: Entry = json.loads(done.output)
     return entry_of(done, inner["images"]) | inner

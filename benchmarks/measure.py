@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+SAMPLING = 0.2
+"""Seconds between two looks at the process tree: each costs some milliseconds of the cores that are measured."""
+
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -23,17 +26,18 @@ class Measurement:
     cpu: float
     """User and system seconds of the process and of all its descendants that it waited for."""
     peak_bytes: int
-    """Largest sum of resident memory over the tree, sampled every 50 ms; shared pages count for each process."""
+    """Largest sum of resident memory over the tree, sampled; shared pages count for each process."""
     output: str
 
 
-def measure(command: list[str]) -> Measurement:
-    """Run it to its end; a command that fails is a RuntimeError with what it said."""
+def measure(command: list[str], variables: dict[str, str] | None = None) -> Measurement:
+    """Run it to its end, with these environment variables besides; one that fails is a RuntimeError with what it said."""
     clock = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    environment = {**os.environ, **(variables or {})}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     peak, pid, status = 0, 0, 0
     while pid == 0:
-        time.sleep(0.05)  # the sampling interval
+        time.sleep(SAMPLING)
         peak = max(peak, _tree_bytes(process.pid))
         pid, status, usage = os.wait4(process.pid, os.WNOHANG)
     wall = time.perf_counter() - clock

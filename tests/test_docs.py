@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 import penstock
-from penstock.cli import app
+from penstock.cli import app, given
 from penstock.config import RunConfig, flag_of
 from penstock.records import Reason
 from penstock.runner import make_config
@@ -150,7 +150,7 @@ def test_commands_parse(script: str) -> None:
         function, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
         if function.__name__ == "run":
             names = {spec.name for spec in dataclasses.fields(RunConfig)} & bound.arguments.keys()
-            make_config(None, {name: bound.arguments[name] for name in names})
+            make_config(None, given({name: bound.arguments[name] for name in names}))
 
 
 def test_flags_in_the_text_exist() -> None:

@@ -91,14 +91,18 @@ def run(
     """
     from penstock.runner import Run, make_config
 
-    given = {
+    settings = make_config(None, (_read_config(config) if config else {}) | given(options))
+    report, code = _execute(Run(source, out, config=settings), _Show(quiet=quiet, json=json))
+    return 3 if code == 0 and report.success < settings.min_success else code
+
+
+def given(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given; one that was given several times is what it would be once, with commas."""
+    return {
         name: ",".join(value) if isinstance(value, list) else value
         for name, value in options.items()
         if value is not None
     }
-    settings = make_config(None, (_read_config(config) if config else {}) | given)
-    report, code = _execute(Run(source, out, config=settings), _Show(quiet=quiet, json=json))
-    return 3 if code == 0 and report.success < settings.min_success else code
 
 
 @app.command
