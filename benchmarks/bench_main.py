@@ -35,9 +35,9 @@ Figure = Callable[[Entry], float]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=4000, help="images")
+    parser.add_argument("--count", type=int, default=5000, help="images")
     parser.add_argument("--pictures", type=int, default=200, help="distinct pictures")
-    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--workers", type=int, default=machine_facts()["cores"])
     parser.add_argument("--latency", type=float, default=0.05, help="seconds")
     parser.add_argument("--strategies", default="auto", help="Penstock's, separated by commas")

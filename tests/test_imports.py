@@ -10,7 +10,7 @@ import penstock
 ROOT = Path(penstock.__file__).parent
 
 LAYERS = [
-    ["records", "errors", "config"],
+    ["records", "errors", "config", "scheduling"],
     ["source", "fetch", "image", "sink", "report"],
     ["ledger"],
     ["crew"],

@@ -20,6 +20,7 @@ from penstock.engines.filling import Filling, Placed
 from penstock.flow import LaneStatistics
 from penstock.records import Kind, Settled, ShardReport
 from penstock.report.memory import resident_bytes
+from penstock.scheduling import in_no_hurry
 from penstock.sink.shards import ShardStore
 
 __all__ = ["Job", "Progress", "Stoppable", "Summary", "Watch", "do_work"]
@@ -171,6 +172,7 @@ def do_work(
         return statistics
 
     with contextlib.ExitStack() as stack:
+        stack.enter_context(in_no_hurry())
         filling = stack.enter_context(
             Filling(
                 job.store(),
