@@ -6,12 +6,14 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-SAMPLING = 0.2
+SAMPLING = 0.5
 """Seconds between two looks at the process tree: each costs some milliseconds of the cores that are measured."""
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -32,20 +34,43 @@ class Measurement:
 
 def measure(command: list[str], variables: dict[str, str] | None = None) -> Measurement:
     """Run it to its end, with these environment variables besides; one that fails is a RuntimeError with what it said."""
-    clock = time.perf_counter()
     environment = {**os.environ, **(variables or {})}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-    peak, pid, status = 0, 0, 0
-    while pid == 0:
-        time.sleep(SAMPLING)
-        peak = max(peak, _tree_bytes(process.pid))
-        pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-    wall = time.perf_counter() - clock
-    process.returncode = os.waitstatus_to_exitcode(status)
-    output, errors = process.communicate()
-    if process.returncode:
-        raise RuntimeError(f"{command} failed with {process.returncode}: {errors[-2000:]}")
-    return Measurement(wall, usage.ru_utime + usage.ru_stime, peak, output)
+    clock = time.perf_counter()
+    with (
+        tempfile.TemporaryFile("w+") as output,
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(command, stdout=output, stderr=errors, env=environment) as process,
+    ):
+        sampler = _Sampler(process.pid)
+        _, status, usage = os.wait4(process.pid, 0)
+        wall = time.perf_counter() - clock
+        process.returncode = os.waitstatus_to_exitcode(status)
+        peak = sampler.stop()
+        output.seek(0)
+        errors.seek(0)
+        if process.returncode:
+            raise RuntimeError(f"{command} failed with {process.returncode}: {errors.read()[-2000:]}")
+        return Measurement(wall, usage.ru_utime + usage.ru_stime, peak, output.read())
+
+
+class _Sampler:
+    """Looks at a process tree's memory now and then, on a thread of its own."""
+
+    def __init__(self, root: int) -> None:
+        self._peak = 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._look, args=(root,))
+        self._thread.start()
+
+    def _look(self, root: int) -> None:
+        while not self._ended.wait(SAMPLING):
+            self._peak = max(self._peak, _tree_bytes(root))
+
+    def stop(self) -> int:
+        """The largest sum that was seen, in bytes."""
+        self._ended.set()
+        self._thread.join()
+        return self._peak
 
 
 def _tree_bytes(root: int) -> int:
