@@ -63,13 +63,14 @@ def demo(
     json: Json = False,
 ) -> int:
     """Start a server of generated pictures on this machine and run over it."""
-    from penstock.demo import LATENCY, PICTURES, Demo
+    from penstock.demo import LATENCY, Demo
     from penstock.testing.server import ImageServer
 
     show = _Show(quiet=quiet, json=json)
     plan = Demo(count, out, strategy)
-    show.note(f"making {PICTURES} pictures and starting a server that answers after {LATENCY * 1000:.0f} ms ...")
-    with ImageServer(count=PICTURES, latency=LATENCY) as server:
+    plan.take_folder()
+    show.note(f"making {plan.pictures} pictures and starting a server that answers after {LATENCY * 1000:.0f} ms ...")
+    with ImageServer(count=plan.pictures, latency=LATENCY) as server:
         report, code = _execute(plan.run_on(server), show)
     if code == 0:
         show.note(f"contact sheet: {plan.write_sheet(report)}")

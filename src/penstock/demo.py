@@ -11,8 +11,8 @@ from pathlib import Path
 from PIL import Image
 
 from penstock.config import RunConfig, Strategy
-from penstock.errors import ConfigError, OutputError
-from penstock.folder import HIDDEN
+from penstock.errors import ConfigError, OutputError, OutputRefusedError
+from penstock.folder import HIDDEN, OutputFolder
 from penstock.report.contact_sheet import contact_sheet
 from penstock.report.report import Report
 from penstock.runner import Run
@@ -21,7 +21,7 @@ from penstock.testing.server import ImageServer
 __all__ = ["Demo", "demo_urls"]
 
 PICTURES = 200
-"""Distinct pictures that the server makes."""
+"""Distinct pictures that the server makes, at most."""
 
 LATENCY = 0.05
 """Seconds that the server lets every request wait: about what a server on the same continent takes."""
@@ -52,6 +52,25 @@ class Demo:
         if self.count < 3:
             raise ConfigError(f"--count {self.count}: expected a number of at least 3")
 
+    @property
+    def pictures(self) -> int:
+        """Distinct pictures to make: no more than there are rows."""
+        return min(PICTURES, self.count)
+
+    def take_folder(self) -> None:
+        """Make the folder a demo's, before anything slow is begun.
+
+        Raises:
+            OutputRefusedError: it holds other files, or a run that is no demo.
+            OutputError: it cannot be written.
+        """
+        with OutputFolder(self.out) as folder:
+            mark = self.out / HIDDEN / "demo"
+            if folder.read_ledger().manifest is None:
+                mark.touch()
+            elif not mark.exists():
+                raise OutputRefusedError(f"{self.out} holds a run that is no demo; give another --out")
+
     def run_on(self, server: ImageServer) -> Run:
         """The run over the server's pictures; what an earlier demo left in the folder is replaced."""
         config = RunConfig(
@@ -59,22 +78,9 @@ class Demo:
             strategy=self.strategy,
             per_host=256,  # the server is ours: no need to be gentle
             allow_network=("127.0.0.0/8",),
-            overwrite=self._take_folder(),
+            overwrite=True,
         )
         return Run(demo_urls(server, self.count), self.out, config=config)
-
-    def _take_folder(self) -> bool:
-        """Mark a new or empty folder as a demo's; True if an earlier demo has marked it."""
-        mark = self.out / HIDDEN / "demo"
-        if mark.exists():
-            return True
-        if not self.out.exists() or (self.out.is_dir() and not any(self.out.iterdir())):
-            try:
-                mark.parent.mkdir(parents=True)
-                mark.touch()
-            except OSError as error:
-                raise OutputError(f"cannot write to {self.out}: {error.strerror}") from error
-        return False
 
     @property
     def sheet(self) -> Path:
