@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow.parquet as pq
 import pytest
 
 import penstock
-from penstock.records import Row
 from penstock.testing.server import ImageServer
+from run.transforms import length_head_and_name
 
 RunFunction = Callable[..., penstock.Report]
 
@@ -35,11 +34,6 @@ def contents(folder: Path) -> dict[str, str]:
         for path in folder.iterdir()
         if path.suffix in (".tar", ".parquet", ".npy")
     }
-
-
-def half_and_bytes(data: bytes, row: Row) -> dict[str, bytes | npt.NDArray[Any]]:
-    """A user's transform: one array and some bytes."""
-    return {"length": np.array([len(data)]), "bin": data[:4], "name": str(row.url).encode()}
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -156,7 +150,7 @@ def test_retry_failed(run: RunFunction, image_server: ImageServer, tmp_path: Pat
 
 def test_transform(run: RunFunction, urls: list[str], tmp_path: Path) -> None:
     """A user's function decides what is stored; it gets the bytes and the row."""
-    report = run(urls, transform=half_and_bytes)
+    report = run(urls, transform=length_head_and_name)
     assert report.written == 39
     with tarfile.open(tmp_path / "out/00000.tar") as tar:
         names = tar.getnames()
