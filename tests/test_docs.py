@@ -31,7 +31,7 @@ BY_HAND = [page for page in PAGES if page != DOCS / "reference/options.md"]
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-OTHER_FLAGS = {"--check"}
+OTHER_FLAGS = {"--help", "--check"}
 """Flags in the text that are not Penstock's."""
 
 

@@ -55,9 +55,9 @@ class LaneStatistics:
     seconds: float
     """Wall time of the lane."""
     crew_busy: float
-    """Share of the workers' time spent working. Above 0.8 the CPU is the bottleneck."""
+    """Share of the workers' time, from the first result on, spent working. Above 0.8 the CPU is the bottleneck."""
     crew_waiting: float
-    """Share of time in which fetched rows stood waiting for a worker. High: downloads outrun the CPU."""
+    """Share of that time in which fetched rows stood waiting for a worker. High: downloads outrun the CPU."""
     consumer: float
     """Share of the hub's time spent by the consumer (the sink). Above 0.5 the output is the bottleneck."""
     source: float
@@ -250,6 +250,7 @@ class Lane:
 
     def _handle(self, event: _Fetched | _Done) -> Iterator[Settled]:
         if isinstance(event, _Done):
+            self._clock.first_result_came()
             self._budget.release(self._working.pop(event.row.index))
             if not isinstance(event.result.value, Failure):
                 self._largest_result = max(self._largest_result, event.result.value.nbytes)
@@ -347,6 +348,7 @@ class _Clock:
         self._consumer = self._source = self._waiting = self._fetching_area = 0.0
         self._consumer_since = self._fetching_since = 0.0
         self._waiting_since: float | None = None
+        self._working_since: float | None = None
         self._fetching_level = 0
 
     def start(self) -> None:
@@ -366,19 +368,26 @@ class _Clock:
         self._fetching_area += self._fetching_level * (now - self._fetching_since)
         self._fetching_level, self._fetching_since = level, now
 
+    def first_result_came(self) -> None:
+        """From here on the crew is at work; before, its workers were starting, which says nothing of the work."""
+        if self._working_since is None:
+            self._working_since = time.perf_counter()
+
     def waiting(self, anything: bool) -> None:
-        if anything and self._waiting_since is None:
+        if anything and self._waiting_since is None and self._working_since is not None:
             self._waiting_since = time.perf_counter()
         elif not anything and self._waiting_since is not None:
             self._waiting += time.perf_counter() - self._waiting_since
             self._waiting_since = None
 
     def statistics(self, crew: CrewStatistics, width: int) -> LaneStatistics:
-        wall = max(time.perf_counter() - self._started, 1e-9)
+        now = time.perf_counter()
+        wall = max(now - self._started, 1e-9)
+        at_work = max(now - self._working_since, 1e-9) if self._working_since is not None else wall
         return LaneStatistics(
             seconds=wall,
-            crew_busy=crew.busy_seconds / (wall * width),
-            crew_waiting=self._waiting / wall,
+            crew_busy=min(1.0, crew.busy_seconds / (at_work * width)),
+            crew_waiting=self._waiting / at_work,
             consumer=self._consumer / wall,
             source=self._source / wall,
             fetching=self._fetching_area / wall,
