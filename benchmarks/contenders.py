@@ -62,7 +62,8 @@ def floor(urls: list[str], corpus: list[bytes], workers: int) -> dict[str, float
 def download(url: str) -> bytes:
     response = requests.get(url, timeout=30)
     response.raise_for_status()
-    return response.content
+    content: bytes = response.content
+    return content
 
 
 def preprocess(image: Image.Image) -> Floats:
