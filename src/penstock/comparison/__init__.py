@@ -1,0 +1,1 @@
+"""The strategies side by side on one workload: measured, judged, drawn."""
