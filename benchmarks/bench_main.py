@@ -17,8 +17,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from measure import Measurement, machine_facts, measure
+from measure import Measurement, measure
 
+from penstock.report.machine import machine_facts
 from penstock.crew.child import ALLOCATOR_VARIABLES
 from penstock.testing.images import make_images
 from penstock.testing.server import ImageServer

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import platform
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 SAMPLING = 0.5
@@ -89,28 +86,3 @@ def _tree_bytes(root: int) -> int:
         total += sizes.get(pid, 0)
         todo += children.get(pid, [])
     return total
-
-
-def machine_facts() -> dict[str, str | int]:
-    """What the figures depend on."""
-    model = next(
-        (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "unknown"
-    )
-    memory = next((int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), 0)
-    facts: dict[str, str | int] = {
-        "cores": len(os.sched_getaffinity(0)),
-        "processor": model,
-        "memory_gib": round(memory / 2**20),
-        "system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
-        "gil": "on" if getattr(sys, "_is_gil_enabled", lambda: True)() else "off",
-    }
-    packages = ("penstock", "aiohttp", "uvloop", "urllib3", "pillow", "numpy", "pyarrow")
-    return facts | {name: version(name) for name in packages}
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text().splitlines()
-    except OSError:
-        return []

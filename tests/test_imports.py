@@ -22,6 +22,7 @@ LAYERS = [
     ["runner"],
     ["testing"],
     ["demo"],
+    ["comparison"],
     ["cli"],
 ]
 """From the bottom to the top; rooms of one layer do not import each other."""

@@ -30,7 +30,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from cyclopts import Parameter
 
 from penstock import cli, errors
-from penstock.config import FetchConfig, FlowConfig, ImageConfig, OutputConfig, RunConfig, flag_of
+from penstock.config import CompareConfig, FetchConfig, FlowConfig, ImageConfig, OutputConfig, RunConfig, flag_of
 from penstock.ledger import IDENTITY
 from penstock.records import Reason, Retry, ShardReport
 from penstock.report.report import Report
@@ -49,7 +49,13 @@ AGAIN = {
     Retry.HOST: "yes, after a pause for the whole host",
 }
 
-COMMANDS = (cli.demo, cli.run, cli.report, cli.failures, cli.verify)
+OPTIONS_OF: dict[Callable[..., Any], tuple[type[Any], ...]] = {
+    cli.run: (RunConfig,),
+    cli.compare: (CompareConfig, RunConfig),
+}
+"""Config classes whose fields are options of a command: they stand in tables of their own."""
+
+COMMANDS = (cli.demo, cli.run, cli.compare, cli.report, cli.failures, cli.verify)
 
 
 def table(head: Sequence[str], rows: list[list[str]]) -> str:
@@ -61,18 +67,18 @@ def table(head: Sequence[str], rows: list[list[str]]) -> str:
 # ---- options
 
 
-def options(names: Sequence[str]) -> str:
-    """The fields of `RunConfig` with these names."""
-    hints = typing.get_type_hints(RunConfig)
+def options(names: Sequence[str], config: type[Any] = RunConfig) -> str:
+    """The fields of a config class with these names."""
+    hints = typing.get_type_hints(config)
     rows = [
         [
-            f"`{flag_of(spec.name)}`" + (" •" if spec.name in IDENTITY else ""),
+            f"`{flag_of(spec.name)}`" + (" •" if config is RunConfig and spec.name in IDENTITY else ""),
             f"`{spec.name}`",
             values_of(spec, hints[spec.name]),
             default_shown(spec.metadata["shown"] or spec.default),
             spec.metadata["help"],
         ]
-        for spec in dataclasses.fields(RunConfig)
+        for spec in dataclasses.fields(config)
         if spec.name in names
     ]
     return table(["flag", "in Python", "values", "default", "meaning"], rows)
@@ -112,7 +118,7 @@ def commands() -> str:
 
 def command(function: Callable[..., Any]) -> str:
     """One command: its first line, and a table of its arguments."""
-    known = {spec.name for spec in dataclasses.fields(RunConfig)} if function is cli.run else set()
+    known = {spec.name for config in OPTIONS_OF.get(function, ()) for spec in dataclasses.fields(config)}
     signature = inspect.signature(function, eval_str=True)
     rows = [argument(parameter) for parameter in signature.parameters.values() if parameter.name not in known]
     title = (inspect.getdoc(function) or "").partition("\n")[0]
@@ -182,6 +188,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
         for name, part in PARTS.items()
     },
     "options-run": lambda: options(names_outside_parts()),
+    "options-compare": lambda: options([spec.name for spec in dataclasses.fields(CompareConfig)], CompareConfig),
     "commands": commands,
     "reasons": reasons,
     "errors": error_table,

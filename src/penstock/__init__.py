@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from penstock.comparison.compare import compare
+    from penstock.comparison.results import Comparison
     from penstock.config import RunConfig
     from penstock.errors import (
         AccountError,
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AccountError",
+    "Comparison",
     "ConfigError",
     "MissingExtraError",
     "Outcome",
@@ -46,12 +49,15 @@ __all__ = [
     "RunConfig",
     "SourceError",
     "WorkerError",
+    "compare",
     "load",
     "run",
     "verify",
 ]
 
 _ROOMS = {
+    "penstock.comparison.compare": ("compare",),
+    "penstock.comparison.results": ("Comparison",),
     "penstock.config": ("RunConfig",),
     "penstock.errors": tuple(name for name in __all__ if name.endswith("Error")),
     "penstock.loading": ("load",),

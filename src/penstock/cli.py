@@ -10,6 +10,7 @@ import contextlib
 import csv
 import dataclasses
 import inspect
+import io
 import json
 import os
 import signal
@@ -25,10 +26,13 @@ from cyclopts import App, Parameter
 from rich.console import Console
 
 from penstock import __version__
-from penstock.config import RunConfig, Strategy
-from penstock.errors import ConfigError, PenstockError
+from penstock.config import NOT_COMPARED, CompareConfig, RunConfig, Strategy
+from penstock.errors import ConfigError, PenstockError, SourceError
 
 if typing.TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from penstock.comparison.compare import OnStep
     from penstock.report.report import Report
     from penstock.runner import OnProgress, Run
 
@@ -39,6 +43,7 @@ app = App(
     version=__version__,
     help="A list of image URLs in, training-ready images out.",
     help_format="plaintext",
+    suppress_keyboard_interrupt=False,  # `main` knows which signal it was
     default_parameter=Parameter(negative_iterable=(), negative_none=()),
 )
 
@@ -95,6 +100,41 @@ def run(
     settings = make_config(None, (_read_config(config) if config else {}) | given(options))
     report, code = _execute(Run(source, out, config=settings), _Show(quiet=quiet, json=json))
     return 3 if code == 0 and report.success < settings.min_success else code
+
+
+def compare(
+    source: str | None = None,
+    *,
+    plot: Path | None = None,
+    scratch: Path | None = None,
+    config: Path | None = None,
+    quiet: bool = False,
+    json: bool = False,
+    **options: Any,
+) -> int:
+    """Measure threads, processes, hybrid and asyncio side by side on one workload, and say what bounds it."""
+    from penstock.comparison.compare import Comparing, split_options
+    from penstock.comparison.text import render_comparison
+
+    if plot is not None:
+        from penstock.comparison.plot import check_plot, write_plot
+
+        check_plot(plot)
+    show = _Show(quiet=quiet, json=json)
+    experiment, settings = split_options((_read_config(config) if config else {}) | given(options))
+    comparing = Comparing(source, experiment, settings, scratch=scratch)
+    if comparing.fetches_again:
+        show.note(
+            f"every strategy fetches the list's first {comparing.rows} rows again (× {comparing.times_fetched}); "
+            "--once fetches each a single time and replays it"
+        )
+    with _interruptible(), show.steps() as on_step:
+        comparison = comparing.execute(on_step)
+    show.result(comparison.as_dict(), lambda: render_comparison(comparison))
+    if plot is not None and comparison.ranking:
+        write_plot(comparison, plot)
+        show.note(f"plot: {plot}")
+    return 0 if comparison.ranking else 3
 
 
 def given(options: dict[str, Any]) -> dict[str, Any]:
@@ -178,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(str(error).rstrip("."), 2)
     except PenstockError as error:
         return _complain(str(error), error.exit_code)
-    except _SecondSignal as signalled:
+    except _Signalled as signalled:
         return 128 + signalled.number
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
@@ -194,6 +234,9 @@ def _complain(message: str, code: int) -> int:
 
 
 def _stdout() -> Console:
+    """Where people read: a character that the terminal's encoding lacks becomes a question mark, not an exception."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     return Console(highlight=False, soft_wrap=False)
 
 
@@ -235,10 +278,25 @@ class _Show:
     def report(self, report: Report) -> None:
         from penstock.report.text import render_report
 
+        self.result(report.as_dict(), lambda: render_report(report))
+
+    def result(self, values: dict[str, Any], render: Callable[[], RenderableType]) -> None:
+        """What the command was called for, as JSON or for people."""
         if self.json:
-            _write_json(report.as_dict())
+            _write_json(values)
         elif not self.quiet:
-            _stdout().print(render_report(report))
+            _stdout().print(render(), crop=False)  # a line to paste is whole, however narrow the terminal
+
+    @contextlib.contextmanager
+    def steps(self) -> Iterator[OnStep]:
+        """A line that says which step is at work, and the function that changes it."""
+        from penstock.report.progress import step_line
+
+        if self.quiet:
+            yield lambda _what, _done, _total: None
+            return
+        with step_line(self._stderr) as tell:
+            yield tell
 
     @contextlib.contextmanager
     def progress(self, total: int | None) -> Iterator[OnProgress]:
@@ -264,8 +322,8 @@ def _execute(run: Run, show: _Show) -> tuple[Report, int]:
     return report, 128 + received[0] if received and not report.finished else 0
 
 
-class _SecondSignal(KeyboardInterrupt):
-    """The user, or the system, does not want to wait for the run to stop in order."""
+class _Signalled(KeyboardInterrupt):
+    """The user, or the system, wants an end at once."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -280,7 +338,7 @@ def _stopping(stop: Callable[[], None]) -> Iterator[list[int]]:
     def handle(number: int, _frame: object) -> None:
         received.append(number)
         if len(received) > 1:
-            raise _SecondSignal(number)
+            raise _Signalled(number)
         stop()
 
     earlier = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -291,33 +349,79 @@ def _stopping(stop: Callable[[], None]) -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _run_signature() -> inspect.Signature:
-    """The flags of ``run``: one for each field of `RunConfig`, all with None for *not given*."""
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    hints = typing.get_type_hints(RunConfig)
-    parameters = [
-        inspect.Parameter(
-            "source",
-            inspect.Parameter.POSITIONAL_ONLY,
-            annotation=Annotated[
-                str, Parameter(help="file, folder, fsspec URL, or - for standard input", allow_leading_hyphen=True)
-            ],
-        ),
-        inspect.Parameter("out", keyword, annotation=Annotated[Path, Parameter(help="output folder")]),
-        *(
-            inspect.Parameter(spec.name, keyword, default=None, annotation=_flag(spec, hints[spec.name]))
-            for spec in dataclasses.fields(RunConfig)
-        ),
-        inspect.Parameter(
-            "config",
-            keyword,
-            default=None,
-            annotation=Annotated[Path | None, Parameter(help="TOML file with options; flags win")],
-        ),
-        inspect.Parameter("quiet", keyword, default=False, annotation=Quiet),
-        inspect.Parameter("json", keyword, default=False, annotation=Json),
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM ends what is inside as Ctrl-C does: in order, at once."""
+
+    def end(number: int, _frame: object) -> None:
+        raise _Signalled(number)
+
+    earlier = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
+
+
+SOURCE_HELP = "file, folder, fsspec URL, or - for standard input"
+
+
+def _flags(config: type[Any], without: Sequence[str] = ()) -> list[inspect.Parameter]:
+    """A flag for each field of a config class, all with None for *not given*."""
+    hints = typing.get_type_hints(config)
+    return [
+        _option(spec.name, _flag(spec, hints[spec.name]))
+        for spec in dataclasses.fields(config)
+        if spec.name not in without
     ]
-    return inspect.Signature(parameters, return_annotation=int)
+
+
+def _option(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _source(kind: Any, text: str, default: Any) -> inspect.Parameter:
+    annotation = Annotated[kind, Parameter(help=text, allow_leading_hyphen=True, validator=_no_flag)]
+    return inspect.Parameter("source", inspect.Parameter.POSITIONAL_ONLY, annotation=annotation, default=default)
+
+
+def _no_flag(_hint: Any, source: str | None) -> None:
+    """A list may be ``-``; what else begins with a hyphen is a flag that there is not."""
+    if source is not None and source.startswith("-") and source != "-":
+        # No ValueError, around which the parser would put words of its own.
+        raise SourceError(f"there is no option {source}; a file of this name would be ./{source}")
+
+
+_COMMON = [
+    _option("config", Annotated[Path | None, Parameter(help="TOML file with options; flags win")]),
+    _option("quiet", Quiet, default=False),
+    _option("json", Json, default=False),
+]
+
+
+def _run_parameters() -> list[inspect.Parameter]:
+    out = _option("out", Annotated[Path, Parameter(help="output folder")], inspect.Parameter.empty)
+    return [_source(str, SOURCE_HELP, inspect.Parameter.empty), out, *_flags(RunConfig), *_COMMON]
+
+
+def _compare_parameters() -> list[inspect.Parameter]:
+    plot = "draw bars and timelines into this file, FILE.svg or FILE.png"
+    scratch = "folder for the output of the runs, which is deleted; default: where the system keeps temporary files"
+    return [
+        _source(str | None, f"{SOURCE_HELP}; default: Penstock's own server and pictures", None),
+        *_flags(CompareConfig),
+        _option("plot", Annotated[Path | None, Parameter(help=plot, metavar="FILE")]),
+        _option("scratch", Annotated[Path | None, Parameter(help=scratch, metavar="DIR")]),
+        *_flags(RunConfig, without=NOT_COMPARED),
+        *_COMMON,
+    ]
+
+
+def _take(function: Callable[..., int], parameters: list[inspect.Parameter]) -> None:
+    """Make the command take these parameters, which it declares as ``**options``."""
+    function.__signature__ = inspect.Signature(parameters, return_annotation=int)  # type: ignore[attr-defined]  # functions take it, the stubs do not know
+    function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    app.command(function)
 
 
 def _flag(spec: dataclasses.Field[Any], hint: Any) -> Any:
@@ -334,9 +438,8 @@ def _flag(spec: dataclasses.Field[Any], hint: Any) -> Any:
     ]
 
 
-run.__signature__ = _run_signature()  # type: ignore[attr-defined]  # functions take it, the stubs do not know
-run.__annotations__ = {name: parameter.annotation for name, parameter in inspect.signature(run).parameters.items()}
-app.command(run)
+_take(run, _run_parameters())
+_take(compare, _compare_parameters())
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -28,6 +28,9 @@ from typing import Any, Literal, TypeVar, cast, get_args, get_origin
 from penstock.errors import ConfigError
 
 __all__ = [
+    "NOT_COMPARED",
+    "STRATEGIES",
+    "CompareConfig",
     "FetchConfig",
     "FlowConfig",
     "ImageConfig",
@@ -46,6 +49,10 @@ Encode = Literal["jpg", "png", "webp"]
 Format = Literal["webdataset", "parquet", "files", "arrays"]
 Strategy = Literal["auto", "threads", "processes", "hybrid", "asyncio"]
 Engine = Literal["local"]
+Workload = Literal["images", "io", "python", "native"]
+
+STRATEGIES: tuple[Strategy, ...] = ("threads", "processes", "hybrid", "asyncio", "auto")
+"""In the order in which they are explained."""
 
 _UNITS = {
     "": 1,
@@ -94,6 +101,20 @@ def parse_names(value: str | typing.Iterable[str]) -> tuple[str, ...]:
     """
     parts = value.split(",") if isinstance(value, str) else list(value)
     return tuple(part.strip() if isinstance(value, str) else part for part in parts if part.strip())
+
+
+def parse_strategies(value: str | typing.Iterable[str]) -> tuple[str, ...]:
+    """Strategies from ``threads,auto`` or from an iterable of names; each once.
+
+    >>> parse_strategies("threads, auto,threads")
+    ('threads', 'auto')
+    """
+    names = tuple(dict.fromkeys(parse_names(value)))
+    unknown = next((name for name in names if name not in STRATEGIES), None)
+    if unknown is not None or not names:
+        named = f"unknown strategy {unknown!r}; " if unknown is not None else ""
+        raise ValueError(f"{named}expected some of {', '.join(STRATEGIES)}")
+    return names
 
 
 def parse_networks(value: str | typing.Iterable[str]) -> tuple[str, ...]:
@@ -297,6 +318,36 @@ class RunConfig(OutputConfig, FlowConfig, FetchConfig, ImageConfig):
             )
         if self.overwrite and self.retry_failed:
             raise ConfigError("--retry-failed goes on with the run that --overwrite would delete; give one of them")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig(_Config):
+    """What `penstock.compare` measures, and how often."""
+
+    count: int | None = option(
+        None, "rows, the first of the list; default: 200 of a list, and what the workload needs without one", at_least=1
+    )
+    runs: int = option(3, "measured runs of each strategy, after a warm-up", at_least=1, at_most=1000)
+    strategies: tuple[str, ...] = option(
+        STRATEGIES,
+        "strategies to compare, separated by commas",
+        parse=parse_strategies,
+        metavar="A,B",
+        shown=",".join(STRATEGIES),
+    )
+    workload: Workload = option(
+        "images",
+        "what is done with each download; images: decode and resize; io: nothing, only waiting; "
+        "python: Python code, which holds the GIL; native: native code, which releases it",
+    )
+    once: bool = option(
+        False, "fetch each URL a single time, then replay it from this machine with the latency and speed it had"
+    )
+    textbook: bool = option(False, "compare also with the three schemes as textbooks print them")
+
+
+NOT_COMPARED = ("strategy", "overwrite", "retry_failed", "min_success", "engine")
+"""Options of a run that a comparison, which makes many small ones, sets by itself."""
 
 
 def available_cores() -> int:

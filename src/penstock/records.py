@@ -226,6 +226,8 @@ class Fetched:
     attempts: int
     seconds: float
     """From the start of the first attempt to the last byte, pauses included."""
+    body_seconds: float = 0.0
+    """From the head of the answer to the last byte. Known where it was fetched; a worker process is not told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +241,8 @@ class Failure:
     attempts: int = 0
     size: int = 0
     """Bytes that were downloaded all the same."""
+    seconds: float = 0.0
+    """Of a fetch: from the start of the first attempt until it was given up, pauses included; 0 if none was made."""
 
     def __post_init__(self) -> None:
         """Keep the detail printable and short: it goes into tables, terminals and logs."""

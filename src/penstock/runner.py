@@ -31,7 +31,7 @@ from penstock.crew.script import stop_if_in_worker
 from penstock.engines.base import Engine, Plan
 from penstock.engines.filling import Placed
 from penstock.engines.local import LocalEngine
-from penstock.engines.work import Job, Progress, Stoppable, Summary, Watch
+from penstock.engines.work import TICK, Job, Progress, Stoppable, Summary, Watch
 from penstock.errors import ConfigError
 from penstock.flow import LaneStatistics
 from penstock.folder import OutputFolder, read_report
@@ -116,12 +116,26 @@ class Run(Watch):
 
     >>> run = Run("urls.txt", "out", config=RunConfig(size=128))  # doctest: +SKIP
     >>> report = run.execute()  # doctest: +SKIP
+
+    Args:
+        source: as of `run`; so are `out` and `transform`.
+        out: the output folder.
+        config: the options.
+        transform: in place of Penstock's own resize.
+        tick: seconds between two reports of progress.
     """
 
     def __init__(
-        self, source: Any, out: str | os.PathLike[str], *, config: RunConfig, transform: Transform | None = None
+        self,
+        source: Any,
+        out: str | os.PathLike[str],
+        *,
+        config: RunConfig,
+        transform: Transform | None = None,
+        tick: float = TICK,
     ) -> None:
         self.config = config
+        self._tick = tick
         self.out = _checked_folder(out)
         self.source = open_source(
             source,
@@ -196,6 +210,7 @@ class Run(Watch):
             work=self._work(),
             kept_schema=self.source.kept_schema,
             parts=() if self._transform else ("image",) if self.config.format == "arrays" else (self.config.encode,),
+            tick=self._tick,
         )
 
     def _manifest(self) -> Manifest:

@@ -26,6 +26,7 @@ from penstock.fetch.policy.addresses import AddressGuard
 from penstock.fetch.policy.deadlines import Limits
 from penstock.fetch.pool import SyncClient, ThreadFetcher
 from penstock.records import Failure, Fetched, Reason, Request, Row
+from penstock.testing.server import ImageServer
 
 PICTURE = b"\xff\xd8\xff" + bytes(range(256)) * 40
 LOOPBACK = ("127.0.0.0/8", "::1/128")
@@ -298,6 +299,47 @@ def test_a_picture_arrives_whole(make: Callable[..., Fetcher], server: Server) -
     for outcome in fetch(make, *(f"{server.base}/{path}" for path in ("ok", "chunked", "until_close"))):
         assert isinstance(outcome, Fetched)
         assert (outcome.data, outcome.http_status, outcome.attempts) == (PICTURE, 200, 1)
+
+
+@pytest.fixture
+def timed(make: Callable[..., Fetcher], image_server: ImageServer) -> Callable[[str], Fetched | Failure]:
+    """Fetches from the image server, whose answers take the time that their path says."""
+    return lambda path: fetch(make, f"{image_server.url}{path}/{image_server.pictures[0]}", limits=Limits(10, 5))[0]
+
+
+def test_a_wait_for_the_head_is_not_the_body_s(timed: Callable[[str], Fetched | Failure]) -> None:
+    """The time of the body begins with the head of the answer."""
+    outcome = timed("/slow/0.3")
+    assert isinstance(outcome, Fetched)
+    assert 0 <= outcome.body_seconds <= outcome.seconds - 0.3
+
+
+def test_a_slow_body_takes_its_time(timed: Callable[[str], Fetched | Failure]) -> None:
+    """A body that comes slowly, after a wait: each has its share of the time."""
+    outcome = timed("/replay/0.1/10000")
+    assert isinstance(outcome, Fetched)
+    due = len(outcome.data) / 10_000
+    assert 0.7 * due <= outcome.body_seconds <= outcome.seconds - 0.1
+    assert outcome.seconds >= 0.1 + 0.95 * due
+
+
+def test_the_body_s_time_is_that_of_the_last_attempt(make: Callable[..., Fetcher], image_server: ImageServer) -> None:
+    """What went before, attempts and redirects, is in the time of the whole alone."""
+    url = f"{image_server.url}/redirect-to?url=/slow/0.3/{image_server.pictures[0]}"
+    outcome = fetch(make, url)[0]
+    assert isinstance(outcome, Fetched)
+    assert outcome.body_seconds <= outcome.seconds - 0.3
+
+
+def test_failures_have_their_time(make: Callable[..., Fetcher], server: Server, image_server: ImageServer) -> None:
+    """A failure says how long it took: until a 404 came, until patience was at its end; nothing without an attempt."""
+    late, silent, none = fetch(make, f"{image_server.url}/replay/0.3/0/gone", f"{server.base}/silent", None)
+    assert isinstance(late, Failure)
+    assert isinstance(silent, Failure)
+    assert isinstance(none, Failure)
+    assert late.seconds >= 0.29
+    assert silent.seconds >= QUICK.idle
+    assert none.seconds == 0
 
 
 def test_the_request_is_honest(make: Callable[..., Fetcher], server: Server) -> None:

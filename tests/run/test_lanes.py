@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -13,10 +14,12 @@ from typing import Any
 import pytest
 
 import penstock
-from penstock.engines.lanes import _Lane, _start_process
-from penstock.engines.work import Progress
+from penstock.engines.base import Plan
+from penstock.engines.lanes import _Dealer, _Lane, _start_process
+from penstock.engines.work import Progress, Watch
 from penstock.errors import WorkerError
 from penstock.records import Row
+from penstock.source import open_source
 from penstock.testing.server import ImageServer
 
 RunFunction = Callable[..., penstock.Report]
@@ -36,6 +39,35 @@ def test_list_in_memory_needs_no_lanes(run: RunFunction, urls: list[str]) -> Non
     """What no other process can open goes through one lane, whatever was asked for."""
     report = run(urls, lanes=2, workers=2)
     assert (report.written, report.lanes, report.workers) == (38, 1, 2)
+
+
+class Listener:
+    """In place of a connection: keeps what a lane is sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[Any] = []
+
+    def send(self, message: Any) -> None:
+        self.sent.append(message)
+
+
+def test_short_list_goes_round(tmp_path: Path) -> None:
+    """A lane that is up first does not swallow all the shards of a list that would fit into its lookahead."""
+    listing = tmp_path / "urls.txt"
+    listing.write_text("http://example.org/\n" * 40)
+    source = open_source(listing, url_column="url", caption_column=None, keep_columns=())
+    dealer: Any = _Dealer(Any, Plan(source, 4, {}), Watch())  # type: ignore[arg-type]  # a job says nothing here
+    first, second = (_Lane(number, Any, Listener()) for number in range(2))  # type: ignore[arg-type]  # nor do processes
+    dealer._lanes = [first, second]
+    with contextlib.closing(dealer._waker), contextlib.closing(dealer._wake):
+        for _ in range(10):
+            first.asks = True
+            dealer._deal()
+        assert [lot.shard for lot in first.lots] == [0, 1]
+        second.asks = True
+        dealer._deal()
+        assert [lot.shard for lot in second.lots] == [2]
+        assert [lot.shard for lot in first.lots] == [0, 1, 3]
 
 
 def test_transform_that_cannot_be_loaded(run: RunFunction, urls: list[str], tmp_path: Path) -> None:

@@ -54,9 +54,20 @@ def test_attempts_and_seconds_add_up() -> None:
     assert dispatch.failed(take(dispatch, 10), AttemptError(Reason.HTTP_SERVER_ERROR), 11) == []
     assert dispatch.next(11.4) == (None, [])
     assert dispatch.wake_at() == 11.5
-    ((_, parts),) = dispatch.succeeded(take(dispatch, 11.5), Body(b"data", 200), 14)
-    assert parts == (Fetched("part0", b"data", 200, 2, 4.0),)
+    job = take(dispatch, 11.5)
+    job.head_came = 12.5
+    ((_, parts),) = dispatch.succeeded(job, Body(b"data", 200), 14)
+    assert parts == (Fetched("part0", b"data", 200, 2, 4.0, 1.5),)
     assert budget.used == 4
+
+
+def test_a_failure_took_all_of_its_attempts() -> None:
+    """Its time goes from the start of the first attempt to the end of the last, with the pause between them."""
+    dispatch, _ = make(retries=1)
+    dispatch.admit(row_of(0, "http://host/"), 0)
+    dispatch.failed(take(dispatch, 10), AttemptError(Reason.HTTP_SERVER_ERROR), 11)
+    ((_, parts),) = dispatch.failed(take(dispatch, 11.5), AttemptError(Reason.HTTP_SERVER_ERROR), 14)
+    assert parts == (Failure(Reason.HTTP_SERVER_ERROR, attempts=2, seconds=4.0),)
 
 
 def test_a_row_waits_for_all_of_its_parts() -> None:

@@ -22,6 +22,7 @@ from urllib.parse import quote, urlsplit
 import pytest
 import trustme
 
+from penstock.testing.behaviours import SILENCE, Behaviours
 from penstock.testing.images import make_images
 from penstock.testing.server import ImageServer
 
@@ -274,6 +275,52 @@ def test_drip_keeps_its_rate(client: http.client.HTTPConnection) -> None:
     assert time.monotonic() - start >= 0.1
 
 
+@pytest.mark.parametrize(
+    ("target", "status", "seconds"),
+    [
+        ("/replay/0.2/0/a.jpg", 200, 0.2),
+        ("/replay/0/100000/a.jpg", 200, 0.2),
+        ("/replay/0.1/200000/a.jpg", 200, 0.2),
+        ("/replay/0/100000000/a.jpg", 200, 0.0),
+        ("/replay/0.2/0/gone", 404, 0.2),
+    ],
+)
+def test_replay_takes_its_time(client: http.client.HTTPConnection, target: str, status: int, seconds: float) -> None:
+    """Wait and size over speed, both or either, pass before the last byte; an unknown picture is 404 after the wait."""
+    start = time.monotonic()
+    answer = _get(client, target)
+    body = answer.read()
+    assert time.monotonic() - start >= seconds * 0.95  # each timer may be half a millisecond early
+    assert (answer.status, body) == (status, _bytes_of("a.jpg") if status == 200 else b"404\n")
+
+
+@pytest.mark.parametrize("rate", [1.0, 30.5, 10_000.0, 1e6])
+def test_replay_is_smooth(rate: float) -> None:
+    """Pieces come every 50 ms (and a byte, as none is divided), each after its own time, the last when all is due."""
+    data = bytes(range(256)) * 100
+    steps = list(Behaviours({"x": data}).answer(f"/replay/0/{rate}/x").body)
+    waits, pieces = steps[::2], steps[1::2]
+    assert b"".join(piece for piece in pieces if isinstance(piece, bytes)) == data
+    assert sum(wait for wait in waits if isinstance(wait, float)) == pytest.approx(len(data) / rate)
+    assert max(wait for wait in waits if isinstance(wait, float)) <= 0.05 + 1 / rate
+
+
+@pytest.mark.parametrize("rate", ["0", "6000000"])
+def test_replay_of_a_quick_body_is_one_piece(rate: str) -> None:
+    """Without a speed, or where it would take next to no time, the body comes with its head."""
+    assert list(Behaviours({"x": bytes(20_000)}).answer(f"/replay/0/{rate}/x").body) == [bytes(20_000)]
+
+
+def test_replay_breaks_long_silences() -> None:
+    """A long wait is shared between redirects, of a picture that is there and of one that is not."""
+    behaviours = Behaviours({"b c": b"picture"})
+    answer = behaviours.answer("/replay/20.5/0.25/b%20c")
+    assert answer.wait == SILENCE
+    assert b"\r\nLocation: /replay/12.500000/0.25/b%20c\r\n" in answer.head
+    assert b" 302 " in behaviours.answer("/replay/20.5/0/gone").head
+    assert behaviours.answer(f"/replay/{SILENCE}/0/gone").wait == SILENCE
+
+
 def _wait_for_no_requests(server: ImageServer) -> None:
     deadline = time.monotonic() + PATIENCE
     while server.statistics().requests_open:
@@ -316,6 +363,9 @@ def test_what_is_no_image(client: http.client.HTTPConnection) -> None:
         ("/slow/1/unknown.jpg", 404),
         ("/slow/nan/a.jpg", 400),
         ("/drip/0/a.jpg", 400),
+        ("/replay/0.1", 400),
+        ("/replay/0.1/a.jpg", 400),
+        ("/replay/0.1/fast/a.jpg", 400),
         ("/status/103", 400),
         ("/status/-1", 400),
         ("/big?size=many", 400),

@@ -23,6 +23,10 @@ from penstock.report.failures import ReasonGroup
 __all__ = ["Bound", "Comparison", "Entry", "GilProbe", "Judgement", "Shares", "Slice", "Trial"]
 
 
+SINGLE_SPREAD = 0.1
+"""Share of the wall time by which a single trial may be off. Arbitrary: what two runs on a shared machine differ by."""
+
+
 class Bound(enum.StrEnum):
     """What a workload spends its time on; the one thing to widen if it is to be faster."""
 
@@ -36,6 +40,7 @@ class Bound(enum.StrEnum):
         return member
 
     NETWORK = "network", "waiting for the network"
+    CPU = "cpu", "CPU; with one core or one worker the GIL makes no difference"
     GIL_HELD = "cpu-gil-held", "CPU, with the GIL held: only one thread of a process computes at a time"
     GIL_RELEASED = "cpu-gil-released", "CPU, with the GIL released: threads of one process compute side by side"
     HANDOVER = "hand-over", "hand-over: rows on their way between the stages, processes and threads"
@@ -100,8 +105,6 @@ class Trial:
     crew: str = ""
     """What decoded: ``processes`` or ``threads``."""
     lanes: int = 1
-    failures: tuple[ReasonGroup, ...] = ()
-    """Rows that gave no image."""
 
     @property
     def images_per_second(self) -> float:
@@ -136,8 +139,8 @@ class Entry:
 
     @property
     def wall(self) -> float:
-        """Seconds, median."""
-        return statistics.median(trial.wall for trial in self.trials)
+        """Seconds, of the median trial."""
+        return self.median.wall
 
     @property
     def fastest(self) -> float:
@@ -156,8 +159,8 @@ class Entry:
 
     @property
     def images_per_second(self) -> float:
-        """Median."""
-        return statistics.median(trial.images_per_second for trial in self.trials)
+        """Of the median trial."""
+        return self.median.images_per_second
 
     @property
     def first_image(self) -> float | None:
@@ -181,8 +184,16 @@ class Entry:
         return statistics.median(trial.busy for trial in self.trials)
 
     def ties_with(self, other: Entry) -> bool:
-        """Whether the difference is within the spread: two measurements that cannot be told apart."""
-        return abs(self.wall - other.wall) <= max(self.spread, other.spread)
+        """Whether the difference is within the spread: two measurements that cannot be told apart.
+
+        A single trial has no spread; a tenth is taken for it.
+        """
+        return abs(self.wall - other.wall) <= max(self.assumed_spread, other.assumed_spread)
+
+    @property
+    def assumed_spread(self) -> float:
+        """Seconds of difference that say nothing."""
+        return self.spread if len(self.trials) > 1 else SINGLE_SPREAD * self.wall
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +281,15 @@ class Comparison:
 
     def _figures(self, entry: Entry) -> Iterator[tuple[str, Any]]:
         if entry.measured:
-            names = ("wall", "fastest", "slowest", "images_per_second", "first_image", "cpu_per_1000", "peak_bytes", "busy")
+            names = (
+                "wall",
+                "fastest",
+                "slowest",
+                "images_per_second",
+                "first_image",
+                "cpu_per_1000",
+                "peak_bytes",
+                "busy",
+            )
             yield from ((name, getattr(entry, name)) for name in names)
             yield "relative", self.relative(entry)

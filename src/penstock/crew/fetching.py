@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
+import time
 
 from penstock.config import FetchConfig
 from penstock.crew.base import Work, attempt
@@ -31,7 +33,12 @@ class FetchingWork:
 
     def __call__(self, row: Row, fetched: tuple[Fetched, ...]) -> Result:  # noqa: ARG002 - nothing is fetched yet
         """The result for one row, with what its fetch cost."""
+        started = time.perf_counter()
         parts = self._client().fetch(row)
+        seconds = time.perf_counter() - started
+        return dataclasses.replace(self._result(row, parts), fetch_seconds=seconds)
+
+    def _result(self, row: Row, parts: tuple[Fetched | Failure, ...]) -> Result:
         whole = tuple(part for part in parts if isinstance(part, Fetched))
         failure = next((part for part in parts if isinstance(part, Failure)), None)
         if failure is not None:

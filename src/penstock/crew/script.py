@@ -61,7 +61,9 @@ def run_script(script: Script) -> None:
     global _running  # noqa: PLW0603 - a fact about this process
     module = types.ModuleType("__mp_main__")
     module.__file__ = script.path
-    module.__package__ = script.module.rpartition(".")[0] if script.module else None
+    if script.module is not None:
+        module.__package__ = script.module.rpartition(".")[0]
+        module.__spec__ = importlib.util.find_spec(script.module)  # by which this process finds the script for its own workers
     code = _code_of(script)
     sys.argv = list(script.argv)
     sys.modules["__main__"] = sys.modules["__mp_main__"] = module

@@ -41,6 +41,10 @@ __all__ = ["run_lanes"]
 
 BOOT = "import sys; sys.path[:] = sys.argv[2:]; from penstock.engines.lane import main; main(int(sys.argv[1]))"
 
+AHEAD = 1
+"""Lots that a lane may have in hand beyond the one with the least, and still get another: enough to feed it, and small
+shards, of which a lane could swallow all before the others have started, go round."""
+
 MAX_DEATHS = 3
 """Lanes that may die in a run before it is given up: one death is an accident, three are a cause."""
 
@@ -54,6 +58,10 @@ class _Lane:
     connection: Connection
     lots: list[Lot] = field(default_factory=list)
     """Dealt, and not known to be committed."""
+    asks: bool = False
+    """It has asked for a lot and has to wait for it."""
+    dismissed: bool = False
+    """It was told that there are no more."""
     committed_rows: int = 0
     """Rows of the shards that it has committed."""
     progress: Progress = field(default_factory=Progress)
@@ -136,6 +144,7 @@ class _Dealer:
     def _tell_to_stop(self, lanes: list[_Lane]) -> None:
         for lane in lanes:
             self._send(lane, Stop())
+        self._deal()
 
     def _send(self, lane: _Lane, message: object) -> None:
         with contextlib.suppress(OSError):  # its end is noticed where messages are received
@@ -151,12 +160,14 @@ class _Dealer:
             case Want(ended):
                 if ended:
                     self._lots = iter(())
-                self._deal(lane)
+                lane.asks = True
+                self._deal()
             case Shard(report):
                 self._watch.shard_done(report)
                 lane.lots = [lot for lot in lane.lots if lot.shard != report.shard]
                 lane.committed_rows += report.rows
                 self._send(lane, Committed(report.shard))
+                self._deal()
             case Tick(progress, statistics):
                 lane.progress, lane.statistics = progress, statistics
                 self._report()
@@ -166,11 +177,21 @@ class _Dealer:
             case Broken(error):
                 raise error
 
-    def _deal(self, lane: _Lane) -> None:
-        lot = None if self._stop_asked else self._given_back.pop() if self._given_back else next(self._lots, None)
-        if lot is not None:
-            lane.lots.append(lot)
-        self._send(lane, lot)
+    def _deal(self) -> None:
+        """Answer the lanes that ask, those with the least in hand first."""
+        while asking := [lane for lane in self._lanes if lane.asks]:
+            lane = min(asking, key=lambda lane: len(lane.lots))
+            if len(lane.lots) > self._least_in_hand() + AHEAD and not self._stop_asked:
+                return  # until another lane asks, or this one has committed something
+            lane.asks = False
+            lot = None if self._stop_asked else self._given_back.pop() if self._given_back else next(self._lots, None)
+            if lot is not None:
+                lane.lots.append(lot)
+            lane.dismissed = lot is None
+            self._send(lane, lot)
+
+    def _least_in_hand(self) -> int:
+        return min(len(lane.lots) for lane in self._lanes if not lane.dismissed)
 
     def _bury(self, lane: _Lane) -> None:
         """A lane has died: its lots go back, and another takes its place."""
@@ -187,8 +208,8 @@ class _Dealer:
     def _report(self) -> None:
         progress = self._progress()
         self._peak = max(self._peak, progress.resident_bytes)
-        statistics = next(lane.statistics for lane in self._lanes if lane.statistics is not None)
-        self._watch.progressed(progress, statistics)
+        statistics = [lane.statistics for lane in self._lanes if lane.statistics is not None]
+        self._watch.progressed(progress, LaneStatistics.average(statistics))
 
     def _progress(self) -> Progress:
         progress = self._left.plus(Progress(resident_bytes=resident_bytes()))

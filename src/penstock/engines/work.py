@@ -23,7 +23,7 @@ from penstock.report.memory import resident_bytes
 from penstock.scheduling import in_no_hurry
 from penstock.sink.shards import ShardStore
 
-__all__ = ["Job", "Progress", "Stoppable", "Summary", "Watch", "do_work"]
+__all__ = ["TICK", "Job", "Progress", "Stoppable", "Summary", "Watch", "do_work"]
 
 TICK = 0.2
 """Seconds between two reports of progress."""
@@ -45,6 +45,8 @@ class Job:
     """Names of the parts that every sample will have; empty if only a user's transform knows."""
     lane: int = 0
     """Which of the setup's lanes this is."""
+    tick: float = TICK
+    """Seconds between two reports of progress."""
 
     def store(self) -> ShardStore:
         """The folder's shards."""
@@ -185,8 +187,9 @@ def do_work(
         watch.started(lane)
         for settled in lane.settle(filling.feed(placed)):
             progress.add(filling.add(settled))
-            if time.monotonic() >= due:
-                due = time.monotonic() + TICK
+            first_image = settled.sample is not None and progress.written == 1
+            if first_image or time.monotonic() >= due:  # the first image is somebody's wait: reported at once
+                due = time.monotonic() + job.tick
                 tick()
         statistics = tick()
         lane.close()

@@ -293,7 +293,8 @@ class _Attempt:
 
     async def _read(self, response: aiohttp.ClientResponse, head: Head) -> bytes:
         content = self._content = response.content
-        self.watch.enter(Stage.BODY, time.monotonic())
+        self.job.head_came = time.monotonic()
+        self.watch.enter(Stage.BODY, self.job.head_came)
         if head.length is not None:
             await self._reserve(head.length)
             if head.length <= STEP:  # fits into aiohttp's own buffer: one wake-up at its end, not one for each packet

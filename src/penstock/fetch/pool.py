@@ -359,7 +359,8 @@ class _Attempt:
                     raise
 
     def _read(self, response: BaseHTTPResponse, head: Head) -> bytes:
-        self.watch.enter(Stage.BODY, time.monotonic())
+        self.job.head_came = time.monotonic()
+        self.watch.enter(Stage.BODY, self.job.head_came)
         if head.length is not None:
             self._reserve(head.length)
         chunks = []

@@ -8,7 +8,10 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-__all__ = ["Update", "progress_bar"]
+__all__ = ["Update", "progress_bar", "step_line"]
+
+Steps = Callable[[str, int, int], None]
+"""Takes what comes now, how many steps are done, and how many there will be."""
 
 Update = Callable[[int, int, int], None]
 """Takes rows done, rows among them that failed, and bytes downloaded."""
@@ -41,3 +44,25 @@ def progress_bar(console: Console, total: int | None) -> Iterator[Update]:
             bar.update(task, completed=done, failed=failed, speed=done / seconds, megabytes=size / 1e6 / seconds)
 
         yield update
+
+
+@contextlib.contextmanager
+def step_line(console: Console) -> Iterator[Steps]:
+    """Show which of a known number of steps is at work, and give the function that says so."""
+    bar = Progress(
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+        refresh_per_second=1,  # each costs a millisecond of the cores that are measured
+    )
+    with bar:
+        task = bar.add_task("", total=None)
+
+        def tell(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=total)
+
+        yield tell

@@ -13,7 +13,7 @@ from penstock.records import Reason
 from penstock.report.failures import ReasonGroup
 from penstock.report.report import Report
 
-__all__ = ["render_failures", "render_report"]
+__all__ = ["excerpt", "printable", "render_failures", "render_report"]
 
 MAX_SHOWN = 300
 """Characters of a URL that are shown. Arbitrary: four lines of a terminal, longer than nearly all of them."""
@@ -45,7 +45,7 @@ def _facts(report: Report) -> list[tuple[str, RenderableType]]:
             ("set-up", _setup(report)),
             ("bottleneck", report.verdict),
         ]
-    facts.append(("output", Text(_printable(report.folder))))
+    facts.append(("output", Text(excerpt(report.folder))))
     return facts
 
 
@@ -91,13 +91,18 @@ def render_failures(groups: Sequence[ReasonGroup]) -> RenderableType:
         table.add_row(f"{group.count:,}", Text(f"{group.reason}: {group.meaning}", "bold"), _again(group))
         for row in group.examples:
             detail = f" ({row.error_message})" if row.error_message else ""
-            table.add_row("", Text(f"{row.key} {_printable(row.url or '-')}{detail}", "dim"), "")
+            table.add_row("", Text(f"{row.key} {excerpt(row.url or '-')}{detail}", "dim"), "")
     return table
 
 
-def _printable(text: str) -> str:
-    """Text from a list or a folder's name as a terminal may show it: without control characters, and not endless."""
-    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:MAX_SHOWN])
+def printable(text: str) -> str:
+    """Text from outside as a terminal may show it: without control characters."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+
+
+def excerpt(text: str) -> str:
+    """As `printable`, and not endless: a URL, a folder's name."""
+    shown = printable(text[:MAX_SHOWN])
     return shown if len(text) <= MAX_SHOWN else f"{shown}\N{HORIZONTAL ELLIPSIS}"
 
 

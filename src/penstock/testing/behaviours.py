@@ -14,6 +14,8 @@ path                                    answer
 ``/gzip/<name>``                        the picture with Content-Encoding gzip, asked for or not
 ``/slow/<seconds>/<name>``              the picture, after a wait before the head
 ``/drip/<bytes per second>/<name>``     the picture, slowly
+``/replay/<seconds>/<rate>/<name>``     the picture after a wait before the head, its body evenly at so many bytes per
+                                        second (0: at once); of an unknown picture 404, after the same wait
 ``/flaky/<n>/<name>?id=<id>``           503 for the first n requests with this name and id, then the picture
 ``/redirect/<n>/<name>``                n redirects, then the picture
 ``/redirect-to?url=<url>``              a redirect to anywhere
@@ -25,6 +27,9 @@ path                                    answer
 ======================================  ===========================================================================
 
 Any other path, and any unknown picture: 404. A number that is none: 400.
+
+Clients give up on a server that is silent for too long, so ``/replay`` breaks a wait longer than `SILENCE`: by a redirect
+to itself with what is left of the wait.
 """
 
 from __future__ import annotations
@@ -33,6 +38,7 @@ import enum
 import gzip
 import http
 import itertools
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -40,7 +46,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from urllib.parse import parse_qs, quote, unquote
 
-__all__ = ["Answer", "Behaviours", "End", "Step", "whole"]
+__all__ = ["SILENCE", "Answer", "Behaviours", "End", "Step", "whole"]
 
 Step = bytes | float
 """Of a body: bytes to send, or seconds to wait."""
@@ -53,6 +59,16 @@ RESET_DELAY = 0.05
 
 DRIP_INTERVAL = 0.1
 """Seconds between two drops, unless a drop would be less than a byte."""
+
+REPLAY_INTERVAL = 0.05
+"""Seconds between two pieces of a replayed body, at most. Shorter ones would cost the server's CPU, of which it should
+take little, and gain nothing: timers have a precision of a millisecond."""
+
+AT_ONCE = 0.005
+"""Seconds; a replayed body that would take less comes in one piece, with its head."""
+
+SILENCE = 8.0
+"""Seconds that ``/replay`` keeps a client waiting for a head; Penstock's own fetchers give up after 10."""
 
 _TYPES = {
     ".avif": "image/avif",
@@ -195,6 +211,15 @@ def _drip(picture: _Picture, rate: float) -> Answer:
     return replace(_image(picture), body=itertools.chain.from_iterable(drops))
 
 
+def _paced(data: bytes, rate: float) -> Iterable[Step]:
+    """`data` in equal pieces, each after the time that it takes: the last byte is due at the end of that time."""
+    seconds = len(data) / rate if rate else 0.0
+    if seconds < AT_ONCE:
+        return (data,)
+    size = math.ceil(len(data) / math.ceil(seconds / REPLAY_INTERVAL))
+    return itertools.chain.from_iterable((len(piece) / rate, piece) for piece in _pieces(data, size))
+
+
 def _status(ask: _Ask) -> Answer:
     status = int(_number(ask.rest))
     if not 200 <= status <= 599:  # a 1xx is no answer: the client would wait for the real one
@@ -293,7 +318,17 @@ class Behaviours:
         if first in self._numbered:
             number, _, name = ask.rest.partition("/")
             return self._numbered[first](_number(number), self._pictures[name], ask)
-        return _OF_QUERY[first](ask)
+        return self._replay(ask) if first == "replay" else _OF_QUERY[first](ask)
+
+    def _replay(self, ask: _Ask) -> Answer:
+        seconds, rate, name = ask.rest.split("/", 2)
+        wait, speed = _number(seconds), _number(rate)
+        if wait > SILENCE:
+            return replace(_redirect(f"/replay/{wait - SILENCE:.6f}/{rate}/{quote(name)}"), wait=SILENCE)
+        picture = self._pictures.get(name)
+        if picture is None:
+            return replace(_short_text(http.HTTPStatus.NOT_FOUND), wait=wait)
+        return replace(_image(picture), wait=wait, body=_paced(picture.data, speed))
 
     def _hop(self, hops: int, picture: _Picture) -> Answer:
         if hops == 0:

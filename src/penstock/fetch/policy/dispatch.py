@@ -11,6 +11,7 @@ budget; time is passed in.
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -58,6 +59,8 @@ class Job:
     """When the first attempt began."""
     reserved: int = 0
     """Bytes that the running attempt has reserved with the budget; kept by whoever runs it."""
+    head_came: float = 0.0
+    """When the head of the answer came whose body is wanted; kept by whoever runs the attempt."""
 
 
 class Dispatch:
@@ -127,9 +130,8 @@ class Dispatch:
         self._guess += (size - self._guess) / 32  # a mean over about the last 32 bodies
         self._schedule.finished(job.target.host_key, now)
         part = job.ticket.row.requests[job.position].part
-        done = self._put(
-            job.ticket, job.position, Fetched(part, body.data, body.status, job.attempts, now - job.started)
-        )
+        fetched = Fetched(part, body.data, body.status, job.attempts, now - job.started, now - job.head_came)
+        done = self._put(job.ticket, job.position, fetched)
         self._budget.keep(size - job.reserved)
         return done
 
@@ -156,7 +158,8 @@ class Dispatch:
 
     def _end(self, job: Job, error: ItemError, now: float) -> list[Done]:
         self._schedule.finished(job.target.host_key, now)
-        done = self._put(job.ticket, job.position, error.failure(job.attempts))
+        failure = dataclasses.replace(error.failure(job.attempts), seconds=now - job.started)
+        done = self._put(job.ticket, job.position, failure)
         self._budget.drop(job.reserved)
         return done
 

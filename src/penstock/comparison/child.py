@@ -1,0 +1,134 @@
+"""A function in a fresh interpreter, so that one measurement leaves nothing behind for the next.
+
+parent                                child process
+Call(function, arguments)   ──▶       loads and runs it
+                            ◀──       Returned(value) | Raised(what)
+(end of the connection: it died)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import IO, Any, ParamSpec, TypeVar, cast
+
+from penstock.crew.lifetime import die_with_parent
+from penstock.crew.script import Script, main_script, refers_to_script, run_script
+from penstock.errors import PenstockError
+
+__all__ = ["ChildError", "call", "main"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+BOOT = "import sys; sys.path[:] = sys.argv[2:]; from penstock.comparison.child import main; main(int(sys.argv[1]))"
+
+LAST_WORDS = 2000
+"""Bytes of a dead child's standard error to look at."""
+
+
+class ChildError(PenstockError):
+    """The function did not return; the message says why, in one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    pickled: bytes
+    """Function, positional and keyword arguments."""
+    script: Script | None
+    parent: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Returned:
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class _Raised:
+    what: str
+
+
+def call(function: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:
+    """What ``function(*arguments, **keywords)`` returns in a process of its own; all of it must be picklable.
+
+    What the function prints goes nowhere, unless it dies: then its last line is in the error.
+
+    Raises:
+        ChildError: it raised an exception, or the process died.
+
+    *Cancellation*: an exception in the caller (KeyboardInterrupt too) kills the process and all its children.
+    """
+    pickled = pickle.dumps((function, arguments, keywords))
+    with tempfile.TemporaryFile() as output, _started(output) as (process, connection):
+        try:
+            with contextlib.suppress(OSError):  # it is dead already, which the connection will tell
+                connection.send(_Call(pickled, main_script() if refers_to_script(pickled) else None, os.getpid()))
+            answer = connection.recv()
+        except (EOFError, OSError):
+            raise ChildError(_diagnosis(process.wait(), output)) from None
+        process.wait()
+    if isinstance(answer, _Raised):
+        raise ChildError(answer.what)
+    return cast("T", answer.value)
+
+
+@contextlib.contextmanager
+def _started(output: IO[bytes]) -> Any:
+    ours, theirs = socket.socketpair()
+    command = [sys.executable, "-c", BOOT, str(theirs.fileno()), *map(str, sys.path)]
+    with theirs:
+        process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+            command,
+            pass_fds=(theirs.fileno(),),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # Ctrl-C is for the parent, which ends the child
+        )
+    with Connection(ours.detach()) as connection:
+        try:
+            yield process, connection
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _diagnosis(status: int, output: IO[bytes]) -> str:
+    """Why a process ended that should have answered."""
+    size = output.seek(0, os.SEEK_END)
+    output.seek(max(0, size - LAST_WORDS))
+    words = output.read().decode(errors="replace").strip().rpartition("\n")[2]
+    how = f"exit {status}" if status >= 0 else signal.Signals(-status).name
+    return f"its process died: {how}; it said: {words}" if words else f"its process died: {how}"
+
+
+def main(descriptor: int) -> None:
+    """Answer the one call that comes through this descriptor."""
+    connection = Connection(descriptor)
+    request: _Call = connection.recv()
+    if not die_with_parent(request.parent):
+        return
+    with contextlib.suppress(OSError):  # the parent does not want it any more
+        connection.send(_answer(request))
+
+
+def _answer(request: _Call) -> _Returned | _Raised:
+    try:
+        if request.script is not None:
+            run_script(request.script)
+        function, arguments, keywords = pickle.loads(request.pickled)  # noqa: S301 - from our own parent
+        return _Returned(function(*arguments, **keywords))
+    except PenstockError as error:
+        return _Raised(str(error))
+    except BaseException as error:  # noqa: BLE001 - whatever ends a scheme is what there is to say of it
+        return _Raised(f"{type(error).__name__}: {error}")
