@@ -32,7 +32,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results/compare.json"
 DOCS = HERE.parent / "docs"
 PAGE = "threads-processes-hybrid-asyncio.md"
-BLOCK = re.compile(r"(<!-- generated: compare-(\w+) -->\n).*?(\n<!-- end of compare-\2 -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- generated: compare-(\w+) -->\n).*?(<!-- end of compare-\2 -->)", re.DOTALL)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -174,7 +174,7 @@ LANGUAGES = (
         evidence=False,
         gil="只做处理、数据已在内存中：1 个线程每秒 {one:,.0f} 张，{threads} 个线程每秒 {all:,.0f} 张（{speedup:.2f} 倍）。",
         machine="共 {rows} 行，每种方案测 {runs} 次，耗时取中位数。机器：{cores} 核（{processor}），Python {python}，"
-        "GIL {gil}，Penstock {penstock}。",
+        "GIL：{gil}，Penstock {penstock}。",
     ),
 )
 
@@ -196,7 +196,7 @@ def render(*, check: bool) -> int:
 def filled(language: Language, comparisons: dict[str, Comparison]) -> str:
     """The page with the content of its blocks made anew."""
     page = language.page.read_text(encoding="utf-8")
-    return BLOCK.sub(lambda found: f"{found[1]}\n{block(comparisons[found[2]], language)}\n{found[3]}", page)
+    return BLOCK.sub(lambda found: f"{found[1]}\n{block(comparisons[found[2]], language)}\n\n{found[3]}", page)
 
 
 def block(comparison: Comparison, language: Language) -> str:

@@ -19,14 +19,14 @@ import pytest
 
 import penstock
 from penstock.cli import app, given
-from penstock.config import RunConfig, flag_of
+from penstock.config import CompareConfig, RunConfig, flag_of
 from penstock.records import Reason
 from penstock.runner import make_config
 from penstock.sink.table import TableLayout
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
 BY_HAND = [page for page in PAGES if page != DOCS / "reference/options.md"]
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -157,7 +157,9 @@ def test_flags_in_the_text_exist() -> None:
     """A flag that the text names is one of Penstock's."""
     named = {flag for page in PAGES for flag in re.findall(r"`(?:penstock [\w …]*)?(--[a-z-]+)", prose(page))}
     known = {
-        flag_of(name) for command in ("demo", "run", "report", "failures", "verify") for name in parameters(command)
+        flag_of(name)
+        for command in ("demo", "run", "compare", "report", "failures", "verify")
+        for name in parameters(command)
     }
     assert named - known - OTHER_FLAGS == set()
 
@@ -186,7 +188,8 @@ def test_python_blocks_fit_the_program(code: str) -> None:
 def accepted(function: Any) -> set[str]:
     """Names of the arguments that a public function takes."""
     names = set(inspect.signature(function).parameters)
-    return names | set(inspect.signature(RunConfig).parameters) if function is penstock.run else names
+    configs: dict[Any, tuple[Any, ...]] = {penstock.run: (RunConfig,), penstock.compare: (RunConfig, CompareConfig)}
+    return names.union(*(inspect.signature(config).parameters for config in configs.get(function, ())))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run.transforms import kill_on_the_seventh, length_head_and_name
 
 import penstock
 from penstock.cli import main
@@ -21,6 +20,7 @@ from penstock.config import STRATEGIES, available_cores
 from penstock.crew.choose import gil_enabled
 from penstock.errors import ConfigError, OutputError, SourceError
 from penstock.testing.server import ImageServer
+from run.transforms import kill_on_the_seventh, length_head_and_name
 
 Compare = Callable[..., penstock.Comparison]
 
@@ -69,6 +69,7 @@ def test_figures_of_a_trial_hang_together(compare: Compare, urls: list[str]) -> 
     comparison = compare(urls, strategies=("threads", "hybrid", "processes"))
     for entry in comparison.ranking:
         (trial,) = entry.trials
+        assert trial.first_image is not None
         assert 0 < trial.first_image <= trial.wall
         assert 0 < trial.own_cpu_seconds <= trial.cpu_seconds
         assert trial.peak_bytes > 20e6
@@ -177,7 +178,7 @@ def test_bad_input(options: dict[str, Any], error: type[Exception], says: str) -
 
 def test_scratch_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk's no is one line."""
-    monkeypatch.setattr("tempfile.mkdtemp", lambda *_: os.listdir("/nowhere"))
+    monkeypatch.setattr("tempfile.mkdtemp", lambda *_: Path("/nowhere").stat())
     with pytest.raises(OutputError, match="cannot write to"):
         penstock.compare(["http://example.org/a.jpg"], scratch=tmp_path)
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from comparison import functions
 
+from comparison import functions
 from penstock.comparison.child import ChildError, call
 
 

@@ -26,20 +26,21 @@ def test_known_run() -> None:
         Reading(10.0, busy=12.0, occupied=14.0, inside=1.0, consumer=2.0),
     ]
     shares = shares_after(readings, workers=2, first_result=2.0, wall=10.0)
-    assert parts(shares) == {"waiting": 0.188, "decoding": 0.75, "handover": 0.031, "output": 0.031}  # 3, 12, ½, ½ of 16
+    # 3, 12, ½ and ½ of 16
+    assert parts(shares) == {"waiting": 0.188, "decoding": 0.75, "handover": 0.031, "output": 0.031}
 
 
 def test_time_before_the_first_result_is_the_start() -> None:
     """Workers that start count neither as waiting nor as anything else."""
     slices = timeline([Reading(1.0), Reading(2.0, busy=1.0, occupied=1.0)], workers=1, first_result=1.0, wall=2.0)
-    assert {"starting": 1.0} == parts(slices[0].shares)
-    assert {"decoding": 1.0} == parts(slices[-1].shares)
+    assert parts(slices[0].shares) == {"starting": 1.0}
+    assert parts(slices[-1].shares) == {"decoding": 1.0}
 
 
 def test_after_the_last_reading_only_output_is_left() -> None:
     """The commit of the last shard is time in the output."""
     slices = timeline([Reading(1.0, busy=1.0, occupied=1.0)], workers=1, first_result=0.0, wall=2.0)
-    assert {"output": 1.0} == parts(slices[-1].shares)
+    assert parts(slices[-1].shares) == {"output": 1.0}
 
 
 def test_work_that_is_booked_at_its_end_is_spread_over_its_time() -> None:

@@ -63,7 +63,7 @@ def run_script(script: Script) -> None:
     module.__file__ = script.path
     if script.module is not None:
         module.__package__ = script.module.rpartition(".")[0]
-        module.__spec__ = importlib.util.find_spec(script.module)  # by which this process finds the script for its own workers
+        module.__spec__ = importlib.util.find_spec(script.module)  # workers of this process need it, too
     code = _code_of(script)
     sys.argv = list(script.argv)
     sys.modules["__main__"] = sys.modules["__mp_main__"] = module
