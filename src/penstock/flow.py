@@ -32,6 +32,7 @@ from types import TracebackType
 from typing import Self
 
 from penstock.crew.base import Crew, CrewStatistics
+from penstock.crew.clock import Area
 from penstock.errors import WorkerError
 from penstock.fetch.base import Fetcher
 from penstock.fetch.budget import ByteBudget
@@ -64,8 +65,6 @@ class LaneStatistics:
     """Share of the hub's time spent waiting for the source's next row. Above 0.5 the source is the bottleneck."""
     fetching: float
     """Rows inside the fetcher, on average over time."""
-    occupied_seconds: float
-    """Time that workers had a row, summed over them. What is left when they were not at work in it is hand-over."""
     download_seconds: float
     """Time that the downloads of the rows that reached the crew took, summed over the rows."""
     crew: CrewStatistics
@@ -85,10 +84,10 @@ class LaneStatistics:
             consumer=mean("consumer"),
             source=mean("source"),
             fetching=sum(lane.fetching for lane in lanes),
-            occupied_seconds=sum(lane.occupied_seconds for lane in lanes),
             download_seconds=sum(lane.download_seconds for lane in lanes),
             crew=CrewStatistics(
                 busy_seconds=sum(lane.crew.busy_seconds for lane in lanes),
+                occupied_seconds=sum(lane.crew.occupied_seconds for lane in lanes),
                 crashes=sum(lane.crew.crashes for lane in lanes),
                 timeouts=sum(lane.crew.timeouts for lane in lanes),
             ),
@@ -258,7 +257,6 @@ class Lane:
         if isinstance(event, _Done):
             self._clock.result_came(event.result)
             self._budget.release(self._working.pop(event.row.index))
-            self._note_occupied()
             if not isinstance(event.result.value, Failure):
                 self._largest_result = max(self._largest_result, event.result.value.nbytes)
             self._submit_ready()
@@ -278,12 +276,8 @@ class Lane:
         while self._ready and self._crew_has_room():
             event = self._ready.popleft()
             self._working[event.row.index] = event.size
-            self._note_occupied()
             self._crew.submit(event.row, event.fetched)
         self._clock.waiting(bool(self._ready))
-
-    def _note_occupied(self) -> None:
-        self._clock.occupied(min(len(self._working), self._crew.width))
 
     def _crew_has_room(self) -> bool:
         """A place in the crew, and room for what could come out of it."""
@@ -360,8 +354,7 @@ class _Clock:
         self._consumer_since = 0.0
         self._waiting_since: float | None = None
         self._working_since: float | None = None
-        self._fetching = _Area()
-        self._occupied = _Area()
+        self._fetching = Area()
 
     def start(self) -> None:
         self._started = time.perf_counter()
@@ -377,9 +370,6 @@ class _Clock:
 
     def fetching(self, level: int) -> None:
         self._fetching.change(level, time.perf_counter())
-
-    def occupied(self, level: int) -> None:
-        self._occupied.change(level, time.perf_counter())
 
     def result_came(self, result: Result) -> None:
         """From the first one on the crew is at work; before, its workers were starting, which says nothing of the work."""
@@ -405,22 +395,6 @@ class _Clock:
             consumer=self._consumer / wall,
             source=self._source / wall,
             fetching=self._fetching.until(now) / wall,
-            occupied_seconds=self._occupied.until(now),
             download_seconds=self._download,
             crew=crew,
         )
-
-
-@dataclass(slots=True)
-class _Area:
-    """A level, integrated over time."""
-
-    level: int = 0
-    since: float = 0.0
-    area: float = 0.0
-
-    def change(self, level: int, now: float) -> None:
-        self.area, self.level, self.since = self.until(now), level, now
-
-    def until(self, now: float) -> float:
-        return self.area + self.level * (now - self.since)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -170,11 +171,14 @@ def test_close_may_come_at_any_time(kind: CrewKind) -> None:
 
 
 def test_statistics_tell_how_busy_the_workers_were(kind: CrewKind) -> None:
-    """Busy time is the sum over the rows; nothing crashed; processes have a pid each."""
+    """Busy time is the sum over the rows, and lies within the time they were held; nothing crashed; processes have pids."""
+    started = time.monotonic()
     with collecting(crew_of(kind, works.doze)) as collector:
         collector.work_off(jobs_of(*[b""] * 4))
         statistics = collector.crew.statistics()
     assert statistics.busy_seconds >= 4 * 0.02
+    held = collector.crew.width * (time.monotonic() - started)
+    assert statistics.busy_seconds <= statistics.occupied_seconds <= held
     assert (statistics.crashes, statistics.timeouts) == (0, 0)
     assert len(statistics.pids) == (2 if kind == "processes" else 0)
     assert collector.crew.width == (1 if kind == "inline" else 2)

@@ -22,12 +22,14 @@ def test_known_run() -> None:
     """Two workers for ten seconds: each kind of time ends where it belongs."""
     readings = [
         Reading(2.0),
-        Reading(6.0, busy=4.0, occupied=6.0, inside=1.0, consumer=2.0),  # 8 s of workers: 4 busy, 1 inside, 1 more held
+        Reading(
+            6.0, busy=4.0, occupied=6.0, inside=1.0, consumer=2.0
+        ),  # 8 s of workers: 2 idle, half of it by the sink
         Reading(10.0, busy=12.0, occupied=14.0, inside=1.0, consumer=2.0),
     ]
     shares = shares_after(readings, workers=2, first_result=2.0, wall=10.0)
-    # 3, 12, ½ and ½ of 16
-    assert parts(shares) == {"waiting": 0.188, "decoding": 0.75, "handover": 0.031, "output": 0.031}
+    # 2, 12, 1 and 1 of 16
+    assert parts(shares) == {"waiting": 0.125, "decoding": 0.75, "handover": 0.062, "output": 0.062}
 
 
 def test_time_before_the_first_result_is_the_start() -> None:

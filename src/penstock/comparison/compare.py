@@ -38,7 +38,7 @@ from penstock.comparison.results import Comparison, Entry, GilProbe, Trial
 from penstock.comparison.textbook import TextbookTask, run_textbook
 from penstock.comparison.trial import Task, run_trial
 from penstock.comparison.workloads import WORKLOADS, rows_for
-from penstock.config import NOT_COMPARED, CompareConfig, ImageConfig, RunConfig, available_cores
+from penstock.config import NOT_COMPARED, STRATEGIES, CompareConfig, ImageConfig, RunConfig, available_cores
 from penstock.crew.base import Work
 from penstock.crew.choose import gil_enabled
 from penstock.crew.script import stop_if_in_worker
@@ -264,9 +264,10 @@ class Comparing:
             yield "the textbook schemes got the other rows only: one that fails would end them"
         if not gil_enabled():
             yield "this interpreter has no GIL (free-threaded Python): threads of one process run Python code side by side"
-        if ranking and (ranking[0].first_image or 0.0) > START_COUNTS * ranking[0].wall:
+        quickest = next((entry for entry in ranking if entry.name in STRATEGIES), None)
+        if quickest is not None and (quickest.first_image or 0.0) > START_COUNTS * quickest.wall:
             yield (
-                f"the first image of {ranking[0].name} came after {ranking[0].first_image:.2f} s of {ranking[0].wall:.2f} s: "
+                f"the first image of {quickest.name} came after {quickest.first_image:.2f} s of {quickest.wall:.2f} s: "
                 "starting counts much in these figures, and less with more rows (--count)"
             )
 

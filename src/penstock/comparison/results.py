@@ -54,13 +54,13 @@ class Shares:
     starting: float = 0.0
     """Before the first result: processes start, the first rows are on their way."""
     waiting: float = 0.0
-    """No row was there to work on, or the worker itself waited for its download."""
+    """The worker had no row, or waited for its own download."""
     decoding: float = 0.0
     """Inside the work: decode and resize, or the user's transform. A thread that waits for the GIL counts here."""
     handover: float = 0.0
-    """A row was with the worker, and the work was not running: packed, sent, received, queued."""
+    """The worker had a row, and the work was not running: it was packed, sent, received."""
     output: float = 0.0
-    """As `handover`, while the lane was held up by its sink."""
+    """The worker had no row, while the lane was held up by its sink; and the commit at the end."""
 
 
 @dataclass(frozen=True, slots=True)

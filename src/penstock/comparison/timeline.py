@@ -4,8 +4,9 @@ The workers' time between two readings is ``workers × seconds``. Of that::
 
     occupied ─┬─ decoding     inside the work
               ├─ (inside)     the worker downloads for itself: counted as waiting
-              └─ the rest     hand-over, or output for as long as the lane was in its sink
-    the others ── waiting
+              └─ hand-over    the rest
+    idle ─────┬─ output       for as long as the lane was in its sink, and gave out no rows
+              └─ waiting      the rest
 """
 
 from __future__ import annotations
@@ -85,11 +86,11 @@ def _areas(
     occupied = np.clip(grown["occupied"], 0.0, capacity)
     decoding = _settle_backwards(grown["busy"], occupied)
     inside = _settle_backwards(grown["inside"], occupied - decoding)
-    rest = occupied - decoding - inside
-    output = rest * np.clip(grown["consumer"] / np.maximum(lengths[:-1], 1e-9), 0.0, 1.0)
+    idle = capacity - occupied
+    output = idle * np.clip(grown["consumer"] / np.maximum(lengths[:-1], 1e-9), 0.0, 1.0)
     kinds = np.zeros((len(lengths), 5))
-    kinds[:-1, DECODING], kinds[:-1, OUTPUT], kinds[:-1, HANDOVER] = decoding, output, rest - output
-    kinds[:-1, WAITING] = capacity - occupied + inside
+    kinds[:-1, DECODING], kinds[:-1, HANDOVER] = decoding, occupied - decoding - inside
+    kinds[:-1, OUTPUT], kinds[:-1, WAITING] = output, idle - output + inside
     kinds[-1, OUTPUT] = workers * lengths[-1]
     areas = np.vstack([np.zeros(5), np.cumsum(kinds / workers, axis=0)])
     return _with_start(times, areas, first_result)

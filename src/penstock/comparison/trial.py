@@ -95,7 +95,7 @@ class _Stopwatch:
         reading = Reading(
             now,
             busy=statistics.crew.busy_seconds,
-            occupied=statistics.occupied_seconds,
+            occupied=statistics.crew.occupied_seconds,
             inside=statistics.download_seconds,
             consumer=statistics.consumer * statistics.seconds,
         )

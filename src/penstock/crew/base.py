@@ -43,6 +43,8 @@ class CrewStatistics:
 
     busy_seconds: float = 0.0
     """Time that workers spent working, summed over all of them. Near ``workers × wall``: the CPU is the bottleneck."""
+    occupied_seconds: float = 0.0
+    """Time that workers had a row, summed over all of them. What they did not work of it is the hand-over."""
     crashes: int = 0
     """Workers that died at work."""
     timeouts: int = 0

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
-__all__ = ["TICK", "AwakeClock"]
+__all__ = ["TICK", "Area", "AwakeClock"]
 
 TICK = 1.0
 """Seconds that whoever keeps an `AwakeClock` waits at most: a stop shows only as far as it outlasts a wait."""
@@ -32,3 +33,20 @@ class AwakeClock:
         """Take note of a wait of `seconds` that should have ended after `planned` at the latest."""
         if seconds - planned > GRACE:
             self._stopped += seconds - planned
+
+
+@dataclass(slots=True)
+class Area:
+    """A level, integrated over time."""
+
+    level: int = 0
+    since: float = 0.0
+    area: float = 0.0
+
+    def change(self, level: int, now: float) -> None:
+        """From `now` on it is at `level`."""
+        self.area, self.level, self.since = self.until(now), level, now
+
+    def until(self, now: float) -> float:
+        """Level × seconds, summed up."""
+        return self.area + self.level * (now - self.since)

@@ -31,7 +31,7 @@ class InlineCrew:
 
     def statistics(self) -> CrewStatistics:
         """What was done so far."""
-        return CrewStatistics(busy_seconds=self._busy_seconds)
+        return CrewStatistics(self._busy_seconds, self._busy_seconds)
 
     def close(self) -> None:
         """Deliver nothing more."""

@@ -28,7 +28,7 @@ from typing import assert_never
 
 from penstock.crew.base import CrewStatistics, Deliver, OnBroken, Work
 from penstock.crew.child import Child
-from penstock.crew.clock import TICK, AwakeClock
+from penstock.crew.clock import TICK, Area, AwakeClock
 from penstock.crew.roster import Assign, Break, Instruction, Job, Kill, Roster, Spawn
 from penstock.crew.roster import Deliver as Deliverance
 from penstock.crew.script import Script, main_script, refers_to_script
@@ -68,6 +68,7 @@ class ProcessCrew:
         self._roster = Roster(width, decode_timeout)
         self._children: dict[int, Child] = {}
         self._busy_seconds = 0.0
+        self._occupied = Area()
         self._next_look = 0.0
         self._closing = False
         self._error: WorkerError | None = None
@@ -98,12 +99,16 @@ class ProcessCrew:
             if self._error is not None:
                 raise WorkerError(str(self._error))
             if not self._closing:
-                self._assign_all(self._roster.submit(Job(row, fetched, parcel), self._clock()))
+                now = self._clock()
+                self._assign_all(self._roster.submit(Job(row, fetched, parcel), now))
+                self._occupied.change(self._roster.occupied, now)
 
     def statistics(self) -> CrewStatistics:
         """What was done so far."""
         pids = tuple(child.process.pid for child in list(self._children.values()))
-        return CrewStatistics(self._busy_seconds, self._roster.crashes, self._roster.timeouts, pids)
+        with self._lock:
+            occupied = self._occupied.until(self._clock())
+        return CrewStatistics(self._busy_seconds, occupied, self._roster.crashes, self._roster.timeouts, pids)
 
     def close(self) -> None:
         """Kill the workers and free all that belongs to them; what is inside is dropped."""
@@ -207,8 +212,10 @@ class ProcessCrew:
     def _act(self, event: Callable[..., list[Instruction]], *arguments: object) -> None:
         """Tell the roster of an event, and do what it says."""
         with self._lock:
-            instructions = event(*arguments, self._clock())
+            now = self._clock()
+            instructions = event(*arguments, now)
             self._assign_all(instructions)
+            self._occupied.change(self._roster.occupied, now)
         for instruction in instructions:
             self._carry_out(instruction)
 

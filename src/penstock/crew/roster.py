@@ -138,6 +138,11 @@ class Roster:
         self._suspects: deque[Job] = deque()
         self._broken = False
 
+    @property
+    def occupied(self) -> int:
+        """Workers that have a job."""
+        return sum(bool(worker.jobs) for worker in self._workers.values())
+
     def open(self, now: float) -> list[Instruction]:
         """The crew starts."""
         return [self._spawn(now) for _ in range(self._width)]

@@ -39,6 +39,8 @@ class _Seat:
 
     thread: threading.Thread | None = None
     job: _Job | None = None
+    since: float = 0.0
+    """When it took the job."""
     deadline: float = 0.0
     abandoned: bool = False
 
@@ -62,7 +64,7 @@ class ThreadCrew:
         self._seats: list[_Seat] = []
         self._watcher: threading.Thread | None = None
         self._closing = threading.Event()
-        self._busy_seconds = 0.0
+        self._busy_seconds = self._occupied_seconds = 0.0
         self._timeouts = 0
 
     def start(self, deliver: Deliver, _on_broken: OnBroken, /) -> None:
@@ -84,7 +86,9 @@ class ThreadCrew:
     def statistics(self) -> CrewStatistics:
         """What was done so far."""
         with self._lock:
-            return CrewStatistics(busy_seconds=self._busy_seconds, timeouts=self._timeouts)
+            now = self._clock()
+            held = sum(now - seat.since for seat in self._seats if seat.job is not None)
+            return CrewStatistics(self._busy_seconds, self._occupied_seconds + held, timeouts=self._timeouts)
 
     def close(self) -> None:
         """Stop at once: what is inside is dropped.
@@ -122,7 +126,8 @@ class ThreadCrew:
         with self._lock:
             if self._closing.is_set():
                 return False
-            seat.deadline = self._clock() + (self._decode_timeout or 0.0)
+            seat.since = self._clock()
+            seat.deadline = seat.since + (self._decode_timeout or 0.0)
             seat.job = job
             return True
 
@@ -133,6 +138,7 @@ class ThreadCrew:
             seat.job = None
             if wanted:
                 self._busy_seconds += result.seconds
+                self._occupied_seconds += self._clock() - seat.since
             return wanted
 
     def _watch(self, timeout: float) -> None:
@@ -165,4 +171,5 @@ class ThreadCrew:
                 self._fill_seat()
             self._timeouts += len(late)
             self._busy_seconds += timeout * len(late)
+            self._occupied_seconds += sum(now - seat.since for seat in late)
             return jobs
