@@ -14,6 +14,7 @@ The pages are written by hand but for their blocks, each between two comments::
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import re
 import sys
@@ -103,7 +104,7 @@ def comparison_of(stored: dict[str, Any]) -> Comparison:
         rows=stored["rows"],
         runs=stored["runs"],
         entries=tuple(entry_of(entry) for entry in stored["entries"]),
-        gil=gil and GilProbe(**gil),
+        gil=gil and GilProbe(gil["threads"], gil["one"], gil["all"], gil["reference"]),
         judgement=judgement and Judgement(**judgement | {"bound": bounds[judgement["bound"]]}),
         machine=stored["machine"],
     )
@@ -165,14 +166,16 @@ LANGUAGES = (
         bound="瓶颈：{}。",
         bounds={
             Bound.NETWORK: "等待网络",
-            Bound.CPU: "CPU；只有一个核或一个 worker 时，有没有 GIL 都一样",
+            Bound.CPU: "CPU；处理过程是否占着 GIL，未能测出",
             Bound.GIL_HELD: "CPU，且持有 GIL：同一进程中同一时刻只有一个线程在计算",
             Bound.GIL_RELEASED: "CPU，但释放了 GIL：同一进程的多个线程可以同时计算",
+            Bound.LANE: "负责下载的进程的 CPU，它一直占着自己的 GIL：一条 lane 已经满了",
             Bound.HANDOVER: "交接：数据在各阶段、进程、线程之间传递",
             Bound.OUTPUT: "输出：写结果",
         },
         evidence=False,
-        gil="只做处理、数据已在内存中：1 个线程每秒 {one:,.0f} 张，{threads} 个线程每秒 {all:,.0f} 张（{speedup:.2f} 倍）。",
+        gil="只做处理、数据已在内存中：1 个线程每秒 {one:,.0f} 张，{threads} 个线程每秒 {all:,.0f} 张"
+        "（{speedup:.2f} 倍；已知会释放 GIL 的原生代码：{reference:.2f} 倍）。",
         machine="共 {rows} 行，每种方案测 {runs} 次，耗时取中位数。机器：{cores} 核（{processor}），Python {python}，"
         "GIL：{gil}，Penstock {penstock}。",
     ),
@@ -236,7 +239,7 @@ def verdict(comparison: Comparison, language: Language) -> Iterator[str]:
         yield from ("", *(f"- {sentence}" for sentence in comparison.judgement.evidence))
     if language.gil and comparison.gil is not None:
         gil = comparison.gil
-        yield language.gil.format(threads=gil.threads, one=gil.one, all=gil.all, speedup=gil.speedup)
+        yield language.gil.format(speedup=gil.speedup, **dataclasses.asdict(gil))
 
 
 if __name__ == "__main__":

@@ -121,13 +121,19 @@ def compare(
 
         check_plot(plot)
     show = _Show(quiet=quiet, json=json)
-    experiment, settings = split_options((_read_config(config) if config else {}) | given(options))
+    from_file = (
+        _read_config(config) if config else {}
+    )  # it may be the one of the run: what has no meaning here is left out
+    options = {name: value for name, value in from_file.items() if name not in NOT_COMPARED} | given(options)
+    experiment, settings = split_options(options)
     comparing = Comparing(source, experiment, settings, scratch=scratch)
-    if comparing.fetches_again:
+    if comparing.times_fetched > 1:
         show.note(
-            f"every strategy fetches the list's first {comparing.rows} rows again (× {comparing.times_fetched}); "
-            "--once fetches each a single time and replays it"
+            f"every strategy fetches the first {comparing.rows} rows of the list again, {comparing.times_fetched} times in "
+            "all; --once fetches each a single time and replays it"
         )
+    elif comparing.once and not experiment.once:
+        show.note("--textbook on a list implies --once: the textbook's programs guard no address")
     with _interruptible(), show.steps() as on_step:
         comparison = comparing.execute(on_step)
     show.result(comparison.as_dict(), lambda: render_comparison(comparison))
@@ -351,16 +357,17 @@ def _stopping(stop: Callable[[], None]) -> Iterator[list[int]]:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """SIGTERM ends what is inside as Ctrl-C does: in order, at once."""
+    """SIGTERM, and the end of the terminal, end what is inside as Ctrl-C does: in order, at once."""
 
     def end(number: int, _frame: object) -> None:
         raise _Signalled(number)
 
-    earlier = signal.signal(signal.SIGTERM, end)
+    earlier = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, earlier)
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
 
 
 SOURCE_HELP = "file, folder, fsspec URL, or - for standard input"

@@ -343,7 +343,9 @@ class CompareConfig(_Config):
     once: bool = option(
         False, "fetch each URL a single time, then replay it from this machine with the latency and speed it had"
     )
-    textbook: bool = option(False, "compare also with the three schemes as textbooks print them")
+    textbook: bool = option(
+        False, "compare also with the three schemes as textbooks print them; on a list this implies --once"
+    )
 
 
 NOT_COMPARED = ("strategy", "overwrite", "retry_failed", "min_success", "engine")

@@ -65,6 +65,10 @@ class LaneStatistics:
     """Share of the hub's time spent waiting for the source's next row. Above 0.5 the source is the bottleneck."""
     fetching: float
     """Rows inside the fetcher, on average over time."""
+    capacity_seconds: float
+    """Time that the workers had for work: from the lane's first result to its end, times their number."""
+    consumer_seconds: float
+    """Time that the hub spent in the consumer."""
     download_seconds: float
     """Time that the downloads of the rows that reached the crew took, summed over the rows."""
     crew: CrewStatistics
@@ -84,6 +88,8 @@ class LaneStatistics:
             consumer=mean("consumer"),
             source=mean("source"),
             fetching=sum(lane.fetching for lane in lanes),
+            capacity_seconds=sum(lane.capacity_seconds for lane in lanes),
+            consumer_seconds=sum(lane.consumer_seconds for lane in lanes),
             download_seconds=sum(lane.download_seconds for lane in lanes),
             crew=CrewStatistics(
                 busy_seconds=sum(lane.crew.busy_seconds for lane in lanes),
@@ -177,6 +183,7 @@ class Lane:
             elif not exhausted:
                 exhausted = self._feed(source)
             if (exhausted or self._stop_asked) and not self._inside:
+                self._clock.end()
                 return
             event = self._next_event()
             if event is not None:
@@ -354,10 +361,15 @@ class _Clock:
         self._consumer_since = 0.0
         self._waiting_since: float | None = None
         self._working_since: float | None = None
+        self._ended: float | None = None
         self._fetching = Area()
 
     def start(self) -> None:
         self._started = time.perf_counter()
+
+    def end(self) -> None:
+        """The last row has left: what comes after is no time of the lane."""
+        self._ended = time.perf_counter()
 
     def consumer_has_it(self) -> None:
         self._consumer_since = time.perf_counter()
@@ -385,9 +397,10 @@ class _Clock:
             self._waiting_since = None
 
     def statistics(self, crew: CrewStatistics, width: int) -> LaneStatistics:
-        now = time.perf_counter()
+        now = self._ended or time.perf_counter()
         wall = max(now - self._started, 1e-9)
-        at_work = max(now - self._working_since, 1e-9) if self._working_since is not None else wall
+        capacity = now - self._working_since if self._working_since is not None else 0.0
+        at_work = max(capacity, 1e-9) if self._working_since is not None else wall
         return LaneStatistics(
             seconds=wall,
             crew_busy=min(1.0, crew.busy_seconds / (at_work * width)),
@@ -395,6 +408,8 @@ class _Clock:
             consumer=self._consumer / wall,
             source=self._source / wall,
             fetching=self._fetching.until(now) / wall,
+            capacity_seconds=width * capacity,
+            consumer_seconds=self._consumer,
             download_seconds=self._download,
             crew=crew,
         )

@@ -19,7 +19,7 @@ import difflib
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ from penstock.sink.shards import check_writable
 from penstock.sink.table import TableLayout
 from penstock.source import open_source
 
-__all__ = ["OnProgress", "Run", "run"]
+__all__ = ["OnProgress", "Run", "check_option_names", "make_config", "run"]
 
 OnProgress = Callable[[Progress, LaneStatistics], None]
 """Called a few times a second while a run works, on the thread that runs it."""
@@ -92,13 +92,17 @@ def run(
 
 def make_config(config: RunConfig | None, options: Mapping[str, Any]) -> RunConfig:
     """`config` with these options over it; an unknown one is a ConfigError that names the nearest."""
-    names = [spec.name for spec in dataclasses.fields(RunConfig)]
-    for name in options:
-        if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
-            hint = f"; did you mean {near[0]}?" if near else f"; expected one of {', '.join(names)}"
-            raise ConfigError(f"unknown option {name!r}{hint}")
+    check_option_names(options, [spec.name for spec in dataclasses.fields(RunConfig)])
     return dataclasses.replace(config or RunConfig(), **options)
+
+
+def check_option_names(options: Iterable[str], known: Sequence[str]) -> None:
+    """An option that is not among the known ones is a ConfigError that names the nearest."""
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else f"; expected one of {', '.join(known)}"
+            raise ConfigError(f"unknown option {name!r}{hint}")
 
 
 def _checked_folder(out: str | os.PathLike[str]) -> Path:

@@ -79,7 +79,7 @@ def comparison(*entries: Entry, **values: Any) -> Comparison:
         "rows": 1000,
         "runs": 3,
         "entries": (*measured, *unmeasured),
-        "gil": GilProbe(threads=2, one=231.0, all=449.0),
+        "gil": GilProbe(threads=2, one=231.0, all=449.0, reference=1.98),
         "judgement": JUDGEMENT if measured else None,
         "machine": {"cores": 2, "python": "3.11.7", "gil": "on", "pillow": "13.0.0"},
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -15,12 +16,13 @@ import pytest
 
 import penstock
 from penstock.cli import main
+from penstock.comparison.compare import Comparing
 from penstock.comparison.results import Bound
-from penstock.config import STRATEGIES, available_cores
+from penstock.config import STRATEGIES, CompareConfig, available_cores
 from penstock.crew.choose import gil_enabled
 from penstock.errors import ConfigError, OutputError, SourceError
 from penstock.testing.server import ImageServer
-from run.transforms import kill_on_the_seventh, length_head_and_name
+from run.transforms import hang_on_the_third, kill_on_the_seventh, length_head_and_name, only_in_a_worker_process
 
 Compare = Callable[..., penstock.Comparison]
 
@@ -92,6 +94,45 @@ def test_scheme_that_dies_is_a_row_with_its_reason(compare: Compare, urls: list[
 
 
 @pytest.mark.slow
+def test_scheme_without_an_image_is_a_row_with_its_reason(compare: Compare, urls: list[str]) -> None:
+    """A transform that fails in one strategy only says nothing of the others, in whatever order they come."""
+    good = [url for url in urls if "/image/" in url]
+    entries = by_name(compare(good, strategies=("threads", "asyncio"), runs=2, transform=only_in_a_worker_process))
+    assert (entries["threads"].measured, len(entries["asyncio"].trials)) == (False, 2)
+    assert entries["threads"].failure == f"not one image came out ({len(good)} transform.error)"
+
+
+@pytest.mark.slow
+def test_transform_that_hangs_is_survived(compare: Compare, urls: list[str]) -> None:
+    """In the probe as in the runs."""
+    options = {"workers": 2, "decode_timeout": 0.5, "strategies": ("auto",)}
+    comparison = compare(urls[:5], transform=hang_on_the_third, **options)
+    assert {group.reason: group.count for group in comparison.failures} == {"decode.timeout": 1}
+
+
+@pytest.mark.slow
+def test_lanes_share_the_rows(compare: Compare, image_server: ImageServer, tmp_path: Path) -> None:
+    """Several lanes are measured as one: their shares are of the time after their own start."""
+    listing = tmp_path / "urls.txt"
+    listing.write_text("\n".join(image_server.image_urls(120)))
+    (entry,) = compare(listing, strategies=("threads",), lanes=2, workers=2).ranking
+    (trial,) = entry.trials
+    assert (trial.lanes, trial.written) == (2, 120)
+    assert trial.shares.starting == 0.0
+    assert sum(dataclasses.astuple(trial.shares)) == pytest.approx(1.0)
+
+
+@pytest.mark.slow
+def test_first_rows_without_an_image(compare: Compare, urls: list[str]) -> None:
+    """A list that begins with dead rows is measured by those that come later."""
+    dead = [f"{urls[0].rpartition('/image/')[0]}/status/404?i={index}" for index in range(30)]
+    comparison = compare(dead + urls[:5], strategies=("threads",), workers=2)
+    assert comparison.ranking[0].written == 5
+    assert comparison.gil is None
+    assert comparison.judgement is not None
+
+
+@pytest.mark.slow
 def test_once_fetches_once(compare: Compare, urls: list[str], image_server: ImageServer) -> None:
     """With ``once`` the list's servers see each URL a single time, and the failures are those that they gave."""
     before = image_server.statistics()
@@ -105,14 +146,17 @@ def test_once_fetches_once(compare: Compare, urls: list[str], image_server: Imag
 
 
 @pytest.mark.slow
-def test_textbook_schemes_stand_beside(compare: Compare, urls: list[str]) -> None:
+def test_textbook_schemes_stand_beside(compare: Compare, urls: list[str], image_server: ImageServer) -> None:
     """They get the rows that can be had, are ranked, and are not recommended."""
+    before = image_server.statistics().requests
     comparison = compare(urls, strategies=("threads",), textbook=True)
+    assert image_server.statistics().requests - before == len(urls)  # they only get a replay
     entries = by_name(comparison)
     assert set(entries) == {"threads", "textbook threads", "textbook processes", "textbook hybrid"}
     assert {entry.trials[0].written for entry in entries.values()} == {38}
     assert comparison.judgement is not None
     assert comparison.judgement.strategy == "threads"
+    assert comparison.judgement.command.startswith("penstock run YOUR_URLS.txt ")  # a Python list cannot be typed
 
 
 @pytest.mark.slow
@@ -162,8 +206,12 @@ def test_the_gil_makes_threads_slower(tmp_path: Path) -> None:
         ({"strategies": ("threads", "magic")}, ConfigError, "unknown strategy 'magic'; expected some of threads, proc"),
         ({"workload": "magic"}, ConfigError, "expected one of images, io, python, native"),
         ({"strategy": "threads"}, ConfigError, "no option of a comparison"),
-        ({"stratgies": ("threads",)}, ConfigError, "unknown option 'stratgies'"),
-        ({"transform": lambda data, row: {"a": data}}, ConfigError, "a lambda"),
+        ({"stratgies": ("threads",)}, ConfigError, "unknown option 'stratgies'; did you mean strategies"),
+        (
+            {"transform": lambda data, row: {"a": data}},
+            ConfigError,
+            "a lambda.*write it as a function at the top level of",
+        ),
         ({"transform": length_head_and_name, "workload": "io"}, ConfigError, "give one of the two"),
         ({"scratch": "/nowhere"}, ConfigError, "expected a folder that exists"),
         ({"source": "/nowhere.txt"}, SourceError, "no such file"),
@@ -181,6 +229,24 @@ def test_scratch_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("tempfile.mkdtemp", lambda *_: Path("/nowhere").stat())
     with pytest.raises(OutputError, match="cannot write to"):
         penstock.compare(["http://example.org/a.jpg"], scratch=tmp_path)
+
+
+def test_what_belongs_on_the_line_to_paste(urls: list[str], tmp_path: Path) -> None:
+    """What was given and is not the workload's; nothing that a comparison sets itself; no password."""
+    listing = tmp_path / "urls.txt"
+    listing.write_text("\n".join(urls))
+    config = penstock.RunConfig(overwrite=True, strategy="threads", min_success=0.5)
+    comparing = Comparing(listing, CompareConfig(), {"proxy": "http://me:secret@127.0.0.1:1"}, config=config)
+    assert comparing._given() == {"proxy": "http://***@127.0.0.1:1"}
+    assert Comparing(None, CompareConfig(), {"size": 512})._given() == {"size": 512}
+
+
+def test_file_of_options_may_be_that_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Options without meaning here are left out; the others count."""
+    options = tmp_path / "options.toml"
+    options.write_text('strategy = "threads"\nmin-success = 0.5\nworkload = "magic"\n')
+    assert main(["compare", "--config", str(options)]) == 2
+    assert "--workload 'magic': expected one of images, io, python, native" in capsys.readouterr().err
 
 
 def test_list_without_an_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -226,15 +292,17 @@ def penstock_compare(urls: list[str], folder: Path, *flags: str, **environment: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_signal_ends_it_and_leaves_nothing(number: signal.Signals, code: int, tmp_path: Path) -> None:
     """In the middle of a trial: no process, no file stays, and the exit code says why."""
-    arguments = ["compare", "--workload", "io", "--count", "100000", "--scratch", str(tmp_path), "--strategies", "auto"]
+    arguments = ["compare", "--workload", "io", "--count", "100000", "--scratch", str(tmp_path)]
+    arguments += ["--strategies", "auto", "--workers", "1"]
     process = subprocess.Popen(
         [sys.executable, "-m", "penstock.cli", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     while not list(tmp_path.glob("*/100000.jsonl")):  # written when the first whole trial begins
         assert process.poll() is None
+        os.sched_yield()
     process.send_signal(number)
     output, _ = process.communicate(timeout=60)
     assert (process.returncode, output, list(tmp_path.iterdir())) == (code, b"", [])

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from comparison import functions
-from penstock.comparison.child import ChildError, call
+from penstock.comparison.child import ChildError, call, call_within
+from penstock.errors import SourceError
 
 
 def test_value_comes_back(capfd: pytest.CaptureFixture[str]) -> None:
@@ -25,7 +26,6 @@ def test_value_comes_back(capfd: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("function", "says"),
     [
-        (functions.raise_ours, "^no such list$"),
         (functions.raise_theirs, "^KeyError: 'what'$"),
         (functions.die, "its process died: SIGSEGV"),
         (functions.unpicklable, "pickle"),
@@ -36,6 +36,19 @@ def test_failure_is_said_in_one_line(function: Callable[[], object], says: str) 
     with pytest.raises(ChildError, match=says) as caught:
         call(function)
     assert "\n" not in str(caught.value)
+
+
+def test_error_of_ours_comes_back_as_it_was() -> None:
+    """The caller can tell one from the other, and the exit code is that of the error."""
+    with pytest.raises(SourceError, match=r"^no such list$"):
+        call(functions.raise_ours)
+
+
+def test_function_that_hangs_is_given_up(tmp_path: Path) -> None:
+    """So many seconds, and its process is gone."""
+    mark = tmp_path / "pid"
+    with pytest.raises(ChildError, match=r"given up after 0\.5 s"):
+        call_within(0.5, functions.hang, str(mark))
 
 
 def test_last_words_are_quoted() -> None:

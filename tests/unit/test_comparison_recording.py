@@ -231,10 +231,8 @@ def test_nothing_recorded_is_replayed_too(image_server: ImageServer, tmp_path: P
 def test_memory_is_given_back(image_server: ImageServer, tmp_path: Path) -> None:
     """More bytes than the budget come through, since each body's share is released when it is written."""
     urls = [f"{image_server.url}/big?size=600000&i={index}" for index in range(12)]
-    progress: list[int] = []
-    entries = record(rows_of(*urls), CONFIG, tmp_path, on_progress=progress.append)
+    entries = record(rows_of(*urls), CONFIG, tmp_path)
     assert sum(entry.size for entry in entries) == 7_200_000 > CONFIG.memory // 8
-    assert progress == list(range(1, 13))
 
 
 def test_a_folder_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
@@ -244,15 +242,18 @@ def test_a_folder_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
         record(rows_of("http://example.org/"), CONFIG, tmp_path / "file")
 
 
-def test_an_interrupted_recording_leaves_nothing_running(image_server: ImageServer, tmp_path: Path) -> None:
+def test_an_interrupted_recording_leaves_nothing_running(
+    image_server: ImageServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An exception passes through at once (and see conftest: no thread or connection is left)."""
 
-    def interrupt(_done: int) -> None:
+    def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
+    monkeypatch.setattr("penstock.comparison.recording._keep", interrupt)
     urls = [f"{image_server.url}/stall/{image_server.pictures[0]}", f"{image_server.url}/empty"]
     with pytest.raises(KeyboardInterrupt):
-        record(rows_of(*urls), CONFIG, tmp_path, on_progress=interrupt)
+        record(rows_of(*urls), CONFIG, tmp_path)
 
 
 @pytest.mark.parametrize("latency", [0.0, SILENCE, SILENCE + 0.5, 20.0, LONGEST_WAIT, 1e6])

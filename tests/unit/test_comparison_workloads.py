@@ -34,7 +34,6 @@ def test_options_and_server_take_what_a_workload_gives_them(workload: Workload) 
     """No name is misspelt, no value out of its range."""
     config = RunConfig(**workload.options)
     inspect.signature(ImageServer).bind(**workload.server)
-    assert config.allow_network == ("127.0.0.0/8",)
     assert config.per_host <= config.connections
 
 

@@ -2,7 +2,7 @@
 
 parent                                child process
 Call(function, arguments)   ──▶       loads and runs it
-                            ◀──       Returned(value) | Raised(what)
+                            ◀──       Returned(value) | Raised(error)
 (end of the connection: it died)
 """
 
@@ -25,7 +25,7 @@ from penstock.crew.lifetime import die_with_parent
 from penstock.crew.script import Script, main_script, refers_to_script, run_script
 from penstock.errors import PenstockError
 
-__all__ = ["ChildError", "call", "main"]
+__all__ = ["ChildError", "call", "call_within", "main"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -55,7 +55,7 @@ class _Returned:
 
 @dataclass(frozen=True, slots=True)
 class _Raised:
-    what: str
+    error: PenstockError
 
 
 def call(function: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:
@@ -64,21 +64,29 @@ def call(function: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> 
     What the function prints goes nowhere, unless it dies: then its last line is in the error.
 
     Raises:
-        ChildError: it raised an exception, or the process died.
+        PenstockError: as the function raised it.
+        ChildError: it raised another exception, or the process died.
 
     *Cancellation*: an exception in the caller (KeyboardInterrupt too) kills the process and all its children.
     """
+    return call_within(None, function, *arguments, **keywords)
+
+
+def call_within(seconds: float | None, function: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:
+    """As `call`, for so many seconds at most; then it is a ChildError."""
     pickled = pickle.dumps((function, arguments, keywords))
     with tempfile.TemporaryFile() as output, _started(output) as (process, connection):
         try:
             with contextlib.suppress(OSError):  # it is dead already, which the connection will tell
                 connection.send(_Call(pickled, main_script() if refers_to_script(pickled) else None, os.getpid()))
+            if not connection.poll(seconds):
+                raise ChildError(f"given up after {seconds:g} s")
             answer = connection.recv()
         except (EOFError, OSError):
             raise ChildError(_diagnosis(process.wait(), output)) from None
         process.wait()
     if isinstance(answer, _Raised):
-        raise ChildError(answer.what)
+        raise answer.error
     return cast("T", answer.value)
 
 
@@ -129,6 +137,6 @@ def _answer(request: _Call) -> _Returned | _Raised:
         function, arguments, keywords = pickle.loads(request.pickled)  # noqa: S301 - from our own parent
         return _Returned(function(*arguments, **keywords))
     except PenstockError as error:
-        return _Raised(str(error))
+        return _Raised(error)
     except BaseException as error:  # noqa: BLE001 - whatever ends a scheme is what there is to say of it
-        return _Raised(f"{type(error).__name__}: {error}")
+        return _Raised(ChildError(f"{type(error).__name__}: {error}"))

@@ -19,35 +19,31 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
-import math
 import os
-import shutil
+import pickle
 import tempfile
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 from penstock.build import choose
-from penstock.comparison.child import ChildError, call
+from penstock.comparison.bench import TEXTBOOK, Bench
+from penstock.comparison.child import call
 from penstock.comparison.judge import judge
-from penstock.comparison.probe import probe_gil
 from penstock.comparison.recording import Recorded, record, replay_config, replay_row, replay_server
-from penstock.comparison.results import Comparison, Entry, GilProbe, Trial
-from penstock.comparison.textbook import TextbookTask, run_textbook
-from penstock.comparison.trial import Task, run_trial
+from penstock.comparison.results import Comparison, Entry, GilProbe
 from penstock.comparison.workloads import WORKLOADS, rows_for
-from penstock.config import NOT_COMPARED, STRATEGIES, CompareConfig, ImageConfig, RunConfig, available_cores
-from penstock.crew.base import Work
+from penstock.config import NOT_COMPARED, STRATEGIES, CompareConfig, RunConfig, available_cores
 from penstock.crew.choose import gil_enabled
-from penstock.crew.script import stop_if_in_worker
+from penstock.crew.script import main_script, refers_to_script, stop_if_in_worker
 from penstock.errors import ConfigError, OutputError, SourceError
-from penstock.image.work import ImageWork, Transform, TransformWork, check_picklable
-from penstock.records import Failure, Fetched, Row
+from penstock.image.work import Transform, check_picklable
+from penstock.records import Failure, Row
 from penstock.report.failures import FailedRow, ReasonGroup, group_by_reason
 from penstock.report.machine import machine_facts
-from penstock.runner import make_config
+from penstock.runner import check_option_names, make_config
 from penstock.source import open_source
 from penstock.testing.server import ImageServer
 
@@ -56,13 +52,11 @@ __all__ = ["Comparing", "OnStep", "compare", "split_options"]
 SAMPLE = 200
 """Rows of a list that are measured unless ``--count`` says otherwise."""
 
-FEW = 24
-"""Rows of the warm-up, and for the probe of the GIL. Arbitrary: enough to open every connection that matters."""
+LOOPBACK = ("127.0.0.0/8",)
+"""Where Penstock's own server is."""
 
 START_COUNTS = 0.25
 """Share of the wall time from which the start is worth a note."""
-
-TEXTBOOK = tuple(f"textbook {scheme}" for scheme in ("threads", "processes", "hybrid"))
 
 OnStep = Callable[[str, int, int], None]
 """Called before each step with what comes, how many steps are done, and how many there will be."""
@@ -110,8 +104,17 @@ def compare(
 
 
 def split_options(options: Mapping[str, Any]) -> tuple[CompareConfig, dict[str, Any]]:
-    """The options of the comparison, and those of the runs that it is made of."""
-    own = {spec.name for spec in dataclasses.fields(CompareConfig)}
+    """The options of the comparison, and those of the runs that it is made of.
+
+    Raises:
+        ConfigError: an option that there is not, or that a comparison sets itself.
+    """
+    own = [spec.name for spec in dataclasses.fields(CompareConfig)]
+    runs = [spec.name for spec in dataclasses.fields(RunConfig) if spec.name not in NOT_COMPARED]
+    for name in NOT_COMPARED:
+        if name in options:
+            raise ConfigError(f"{name!r} is no option of a comparison, which makes all of its runs anew")
+    check_option_names(options, own + runs)
     experiment = CompareConfig(**{name: value for name, value in options.items() if name in own})
     return experiment, {name: value for name, value in options.items() if name not in own}
 
@@ -138,16 +141,17 @@ class Comparing:
         config: RunConfig | None = None,
         scratch: str | os.PathLike[str] | None = None,
     ) -> None:
-        if transform is not None and experiment.workload != "images":
-            raise ConfigError(f"--workload {experiment.workload!r} is a transform of its own; give one of the two")
+        if transform is not None:
+            _check_transform(transform, experiment.workload)
         self.experiment = experiment
         self._workload = WORKLOADS[experiment.workload]
-        self._named_transform = transform
-        self._transform = transform or self._workload.transform
-        if transform is not None:
-            check_picklable(transform)
-        self._config = self._checked_config(source, config, options)
+        self._user_transform = transform
+        own = {} if source is not None else self._workload.options
+        self._usual = RunConfig(**own)
+        """What the options are if nobody gives any."""
+        self._config = _for_trials(make_config(config or self._usual, options))
         self._scratch = _checked_scratch(scratch)
+        self._location = os.fspath(source) if isinstance(source, (str, os.PathLike)) else ""
         self._source = None
         if source is not None:
             columns = {name: getattr(self._config, name) for name in ("url_column", "caption_column", "keep_columns")}
@@ -158,7 +162,8 @@ class Comparing:
         """Rows that are asked for."""
         if self.experiment.count is not None:
             return self.experiment.count
-        return SAMPLE if self._source is not None else rows_for(self._workload, choose(self._config).workers)
+        workers = min(choose(self._config).workers, available_cores())  # more of them finish no sooner
+        return SAMPLE if self._source is not None else rows_for(self._workload, workers)
 
     @property
     def schemes(self) -> tuple[str, ...]:
@@ -166,40 +171,31 @@ class Comparing:
         return self.experiment.strategies + (TEXTBOOK if self.experiment.textbook else ())
 
     @property
-    def fetches_again(self) -> bool:
-        """Whether other people's servers pay for every trial."""
-        return self._source is not None and not self.experiment.once
+    def once(self) -> bool:
+        """Whether rows are fetched a single time. The textbook's programs guard no address, so they get a replay."""
+        return self.experiment.once or (self.experiment.textbook and self._source is not None)
 
     @property
     def times_fetched(self) -> int:
-        """How often each row is fetched, warm-up and probe of a few rows aside."""
-        return self.experiment.runs * len(self.schemes)
+        """How often other people's servers are asked for each row, the few rows of warm-up and probe aside."""
+        return 0 if self._source is None else 1 if self.once else self.experiment.runs * len(self.schemes)
 
     def execute(self, on_step: OnStep | None = None) -> Comparison:
         """Do it; see `compare`."""
-        steps = _Steps(2 + self.experiment.once + len(self.schemes) * (1 + self.experiment.runs), on_step)
+        steps = _Steps(2 + self.once + len(self.schemes) * (1 + self.experiment.runs), on_step)
         with _folder(self._scratch) as folder, contextlib.ExitStack() as stack:
             rows, config = self._first_rows(stack, steps)
             recorded: tuple[Recorded, ...] = ()
-            if self.experiment.once:
+            if self.once:
                 steps.begin(f"fetching {len(rows)} rows, once")
                 recorded = call(record, rows, config, folder / "cache")
                 server = stack.enter_context(replay_server(folder / "cache"))
                 rows, config = [replay_row(row) for row in recorded], replay_config(config, server.url)
-            bench = _Bench(folder, rows, config, self._transform)
+            bench = Bench(folder, rows, config, self._user_transform or self._workload.transform)
             steps.begin("finding out whether the work holds the GIL")
             gil = bench.probe()
             self._rounds(bench, steps)
             return self._comparison(bench, gil, _failures(bench, recorded))
-
-    def _checked_config(self, source: Any, config: RunConfig | None, options: Mapping[str, Any]) -> RunConfig:
-        for name in NOT_COMPARED:
-            if name in options:
-                raise ConfigError(f"{name!r} is no option of a comparison, which runs every one of its strategies anew")
-        if source is not None:
-            return make_config(config, options)
-        config = make_config(config or RunConfig(**self._workload.options), options)
-        return dataclasses.replace(config, allow_network=(*config.allow_network, "127.0.0.0/8"))
 
     def _first_rows(self, stack: contextlib.ExitStack, steps: _Steps) -> tuple[list[Row], RunConfig]:
         """The rows to measure, and the options to reach them with."""
@@ -213,62 +209,72 @@ class Comparing:
         rows = list(source.rows(0, self.rows))
         if not rows:
             raise SourceError(f"{source.description} has no rows")
+        if self._source is None:
+            return rows, dataclasses.replace(self._config, allow_network=(*self._config.allow_network, *LOOPBACK))
         return rows, self._config
 
-    def _rounds(self, bench: _Bench, steps: _Steps) -> None:
-        """The warm-up, then every scheme as often as asked for; ends early if the rows turn out to give no image."""
+    def _rounds(self, bench: Bench, steps: _Steps) -> None:
+        """The warm-up, then every scheme as often as asked for; ends early where no row can be downloaded."""
         for scheme in self.schemes:
             steps.begin(f"warm-up: {scheme}")
-            if not bench.warm_up(scheme):
-                break  # the first whole trial will tell whether there is any image at all
+            bench.warm_up(scheme)
+            if bench.nothing_came:
+                break  # the first whole trial will tell whether there is anything at all
         for number in range(self.experiment.runs):
             for scheme in self.schemes[:: -1 if number % 2 else 1]:
                 steps.begin(f"run {number + 1} of {self.experiment.runs}: {scheme}")
                 bench.measure(scheme)
-                if bench.hopeless:
+                if bench.nothing_came:
                     return
 
-    def _comparison(self, bench: _Bench, gil: GilProbe | None, failures: Sequence[ReasonGroup]) -> Comparison:
+    def _comparison(self, bench: Bench, gil: GilProbe | None, failures: Sequence[ReasonGroup]) -> Comparison:
         entries = [bench.entry(scheme) for scheme in self.schemes]
         ranking = sorted((entry for entry in entries if entry.measured), key=lambda entry: -entry.images_per_second)
-        name = self._transform_name()
-        source = self._source.description if self._source is not None else ""
+        transform = _typed(self._user_transform)
         return Comparison(
-            workload=name or self._workload.name,
-            source=source,
+            workload=transform or self._workload.name,
+            source=self._source.description if self._source is not None else "",
             rows=len(bench.rows),
             runs=self.experiment.runs,
             entries=(*ranking, *(entry for entry in entries if entry.failure)),
             gil=gil,
-            judgement=judge(ranking, gil, config=self._config, source=source, transform=name),
+            judgement=judge(
+                ranking, gil, config=self._config, given=self._given(), source=self._location, transform=transform
+            ),
             notes=tuple(self._notes(bench, ranking, failures)),
             failures=tuple(failures),
             machine=machine_facts(),
+            options={**self._config.as_dict(), "proxy": _masked(self._config.proxy), **self.experiment.as_dict()},
         )
 
-    def _transform_name(self) -> str:
-        """Of the user's function; empty if there is none."""
-        if self._named_transform is None:
-            return ""
-        return str(getattr(self._named_transform, "__qualname__", type(self._named_transform).__qualname__))
+    def _given(self) -> dict[str, Any]:
+        """The options that differ from the usual ones."""
+        values = {spec.name: getattr(self._config, spec.name) for spec in dataclasses.fields(RunConfig)}
+        given = {name: value for name, value in values.items() if value != getattr(self._usual, name)}
+        return {name: _masked(value) if name == "proxy" else value for name, value in given.items()}
 
-    def _notes(self, bench: _Bench, ranking: Sequence[Entry], failures: Sequence[ReasonGroup]) -> Iterator[str]:
+    def _notes(self, bench: Bench, ranking: Sequence[Entry], failures: Sequence[ReasonGroup]) -> Iterator[str]:
         if len(bench.rows) < self.rows:
             yield f"the list is shorter than the {self.rows} rows asked for: it was measured with its {len(bench.rows)}"
         if failures and ranking:
             named = ", ".join(f"{group.count} {group.reason}" for group in failures)
-            yield f"{sum(group.count for group in failures)} of the {len(bench.rows)} rows gave no image: {named}"
-        if self.experiment.once:
+            yield f"{sum(group.count for group in failures)} of the {len(bench.rows)} rows gave no image in some run: {named}"
+        strategies = [entry for entry in ranking if entry.name in STRATEGIES]
+        if len({entry.written for entry in strategies}) > 1:
+            counts = ", ".join(f"{entry.name} {entry.written}" for entry in strategies)
+            yield f"not all gave the same number of images ({counts}): compare images/s, and run it again"
+        if self._source is not None and self._workload.transform is not None:
+            yield f"what was done with each download is the workload's own ({self._workload.name}), not a resize"
+        if self.once:
             yield "replayed from this machine: name look-ups and TLS are not in the figures"
-        if self.experiment.textbook and bench.failed:
-            yield "the textbook schemes got the other rows only: one that fails would end them"
+        if self.experiment.textbook and self._source is not None:
+            yield "the textbook's programs guard no address and one failure ends them: they got a replay of the good rows"
         if not gil_enabled():
             yield "this interpreter has no GIL (free-threaded Python): threads of one process run Python code side by side"
-        quickest = next((entry for entry in ranking if entry.name in STRATEGIES), None)
-        if quickest is not None and (quickest.first_image or 0.0) > START_COUNTS * quickest.wall:
+        if strategies and (strategies[0].first_image or 0.0) > START_COUNTS * strategies[0].wall:
             yield (
-                f"the first image of {quickest.name} came after {quickest.first_image:.2f} s of {quickest.wall:.2f} s: "
-                "starting counts much in these figures, and less with more rows (--count)"
+                f"the first image of {strategies[0].name} came after {strategies[0].first_image:.2f} s of "
+                f"{strategies[0].wall:.2f} s: starting counts much in these figures, and less with more rows (--count)"
             )
 
 
@@ -286,112 +292,7 @@ class _Steps:
         self.done += 1
 
 
-@dataclass(slots=True)
-class _Bench:
-    """The rows, and what was measured on them so far."""
-
-    folder: Path
-    rows: Sequence[Row]
-    config: RunConfig
-    transform: Transform | None
-    trials: dict[str, list[Trial]] = field(default_factory=dict)
-    broken: dict[str, str] = field(default_factory=dict)
-    """Why a scheme could not be measured."""
-    failed: dict[int, FailedRow] = field(default_factory=dict)
-    """Rows that gave no image in some trial, by position."""
-
-    @property
-    def hopeless(self) -> bool:
-        """Whether a whole trial gave no image at all."""
-        return any(not trial.written for trials in self.trials.values() for trial in trials)
-
-    def probe(self) -> GilProbe | None:
-        """The work on the first rows, by one thread and by several; None if it cannot be told, for whatever reason."""
-        work = work_of(self.config, self.transform)
-        threads = min(choose(self.config).workers, available_cores())
-        if threads < 2:
-            return None
-        with contextlib.suppress(ChildError):  # a transform that dies will be a strategy's failure in a moment
-            return call(probe_rows, self.rows[:FEW], self.config, work, threads, self.folder / "probe")
-        return None
-
-    def warm_up(self, scheme: str) -> bool:
-        """Do it once with a few rows; whether they gave an image. A scheme that fails is left out from then on."""
-        trial = self._try(scheme, self.rows[:FEW])
-        return trial is None or trial.written > 0
-
-    def measure(self, scheme: str) -> None:
-        """One trial with all the rows."""
-        trial = self._try(scheme, self.rows)
-        if trial is not None:
-            self.trials.setdefault(scheme, []).append(trial)
-
-    def entry(self, scheme: str) -> Entry:
-        """What there is of a scheme."""
-        return Entry(scheme, tuple(self.trials.get(scheme, ())), self.broken.get(scheme, ""))
-
-    def _try(self, scheme: str, rows: Sequence[Row]) -> Trial | None:
-        if scheme in self.broken:
-            return None
-        try:
-            return self._textbook(scheme, rows) if scheme in TEXTBOOK else self._strategy(scheme, rows)
-        except ChildError as error:
-            self.broken[scheme] = str(error)
-            return None
-
-    def _strategy(self, strategy: str, rows: Sequence[Row]) -> Trial:
-        task = self._task(strategy, rows)
-        try:
-            measured = call(run_trial, task)
-        finally:
-            shutil.rmtree(task.folder, ignore_errors=True)
-        for row in measured.failed:
-            self.failed.setdefault(row.index, row)
-        return measured.trial
-
-    def _task(self, strategy: str, rows: Sequence[Row]) -> Task:
-        config = dataclasses.replace(self.config, strategy=cast("Any", strategy))
-        lanes = choose(config).lanes
-        if lanes > 1:  # a shard is what a lane is dealt: there must be enough of them to go round
-            config = dataclasses.replace(config, shard_size=min(config.shard_size, math.ceil(len(rows) / (2 * lanes))))
-        listed = self.folder / f"{len(rows)}.jsonl"
-        if not listed.exists():
-            listed.write_text("".join(json.dumps(_as_mapping(row, config)) + "\n" for row in rows), encoding="utf-8")
-        return Task(listed, self.folder / "trial", config, self.transform)
-
-    def _textbook(self, scheme: str, rows: Sequence[Row]) -> Trial:
-        task = TextbookTask(
-            scheme=cast("Literal['threads', 'processes', 'hybrid']", scheme.removeprefix("textbook ")),
-            rows=tuple(row for row in rows if row.index not in self.failed),
-            size=self.config.size,
-            workers=choose(self.config).workers,
-            transform=self.transform,
-            proxy=self.config.proxy,
-        )
-        return call(run_textbook, task)
-
-
-def probe_rows(rows: Sequence[Row], config: RunConfig, work: Work, threads: int, cache: Path) -> GilProbe | None:
-    """Fetch these rows, then see whether `work` on them holds the GIL. Runs in a child process."""
-    whole = [item for item in record(rows, config, cache) if item.name is not None]
-    parts = [(item.row, (Fetched("image", (cache / str(item.name)).read_bytes(), 200, 1, 0.0),)) for item in whole]
-    return probe_gil(work, parts, threads)
-
-
-def work_of(config: RunConfig, transform: Transform | None) -> Work:
-    """What a run with these options does with a row."""
-    if transform is not None:
-        return TransformWork(transform)
-    return ImageWork(config.part(ImageConfig), as_array=config.format == "arrays")
-
-
-def _as_mapping(row: Row, config: RunConfig) -> dict[str, Any]:
-    """A row of the list as it was read: what reading it again gives the same row of."""
-    caption = {} if config.caption_column is None else {config.caption_column: row.caption}
-    return {**row.fields, **caption, config.url_column: row.url}
-
-
-def _failures(bench: _Bench, recorded: Sequence[Recorded]) -> list[ReasonGroup]:
+def _failures(bench: Bench, recorded: Sequence[Recorded]) -> list[ReasonGroup]:
     """Rows without an image, by reason: as they failed at the recording, if there was one, and not at the replay."""
     failed = dict(bench.failed)
     for item in recorded:
@@ -407,6 +308,35 @@ def _failed_row(recorded: Recorded, failure: Failure) -> FailedRow:
     return FailedRow(
         row.key, row.url, "failed", failure.reason.value, failure.detail, failure.http_status, failure.attempts, {}
     )
+
+
+def _check_transform(transform: Transform, workload: str) -> None:
+    """See to it that it can be measured, in processes that have not run the caller's code."""
+    if workload != "images":
+        raise ConfigError(f"--workload {workload!r} is a transform of its own; give one of the two")
+    check_picklable(transform, otherwise="")
+    if refers_to_script(pickle.dumps(transform)) and main_script() is None:
+        raise ConfigError("the transform is defined in a notebook or at a prompt; put it into a module and import it")
+
+
+def _for_trials(config: RunConfig) -> RunConfig:
+    """These options without those that a comparison sets itself."""
+    return dataclasses.replace(config, **{name: getattr(RunConfig(), name) for name in NOT_COMPARED})
+
+
+def _typed(transform: Transform | None) -> str:
+    """The user's function as one would type it: its name, or dots where it is none; empty if there is none."""
+    if transform is None:
+        return ""
+    return transform.__qualname__ if isinstance(transform, types.FunctionType) else "..."
+
+
+def _masked(proxy: str | None) -> str | None:
+    """Without the password, which is nobody's business on a screen or in a file."""
+    if proxy is None or "@" not in proxy:
+        return proxy
+    scheme, _, rest = proxy.rpartition("://")
+    return f"{scheme}://***@{rest.rpartition('@')[2]}"
 
 
 def _checked_scratch(scratch: str | os.PathLike[str] | None) -> Path | None:

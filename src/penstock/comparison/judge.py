@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from penstock.comparison.results import Bound, Entry, GilProbe, Judgement, Shares, Trial
 from penstock.config import STRATEGIES, RunConfig, flag_of
 
-__all__ = ["judge"]
+__all__ = ["bound_of", "judge"]
 
 SOURCE = "YOUR_URLS.txt"
-"""Stands for the list where Penstock's own server was measured."""
+"""Stands for the list where what was measured cannot be typed: Penstock's own server, a Python object."""
 
 FULL_CORE = 0.85
 """Cores that a process which only downloads and writes may use before it counts as the bottleneck: it has but one, since
@@ -21,7 +20,13 @@ all of its own work holds the GIL."""
 
 
 def judge(
-    ranking: Sequence[Entry], gil: GilProbe | None, *, config: RunConfig, source: str = "", transform: str = ""
+    ranking: Sequence[Entry],
+    gil: GilProbe | None,
+    *,
+    config: RunConfig,
+    given: Mapping[str, Any],
+    source: str = "",
+    transform: str = "",
 ) -> Judgement | None:
     """The judgement on measured entries, the quickest first; None if no strategy is among them.
 
@@ -29,24 +34,20 @@ def judge(
         ranking: what could be measured, textbook schemes among it.
         gil: whether the work releases the GIL; None if that could not be found out.
         config: the options that were measured, whatever its strategy.
-        source: the list, for the line to paste.
-        transform: name of the user's function, if there is one: then the line is Python.
+        given: those of them that belong on the line to paste.
+        source: the list as one would type it; empty if it cannot be typed.
+        transform: the user's function as one would type it, if there is one: then the line is Python.
     """
     strategies = [entry for entry in ranking if entry.name in STRATEGIES]
     if not strategies:
         return None
-    best = strategies[0]
-    bound = bound_of(best.median, gil)
+    bound = bound_of(strategies[0].median, gil)
     chosen, why = _recommended(strategies)
-    return Judgement(
-        bound,
-        tuple(_evidence(strategies, bound, gil, config)),
-        chosen.name,
-        why,
-        _python_line(chosen.name, config, source, transform)
-        if transform
-        else _command_line(chosen.name, config, source),
-    )
+    options = {"strategy": chosen.name, **given}
+    if bound is Bound.LANE:
+        options["lanes"] = 2
+    line = _python_line(options, source, transform) if transform else _command_line(options, source)
+    return Judgement(bound, tuple(_evidence(strategies, bound, gil, config)), chosen.name, why, line)
 
 
 def bound_of(trial: Trial, gil: GilProbe | None) -> Bound:
@@ -59,9 +60,7 @@ def bound_of(trial: Trial, gil: GilProbe | None) -> Bound:
         Bound.OUTPUT: shares.output,
     }
     bound = max(candidates, key=lambda candidate: candidates[candidate])
-    if bound is Bound.NETWORK and _own_core_is_full(trial):
-        return Bound.GIL_HELD
-    return bound
+    return Bound.LANE if bound is Bound.NETWORK and _lane_is_full(trial) else bound
 
 
 def _cpu_bound(gil: GilProbe | None) -> Bound:
@@ -70,9 +69,10 @@ def _cpu_bound(gil: GilProbe | None) -> Bound:
     return Bound.GIL_RELEASED if gil.released else Bound.GIL_HELD
 
 
-def _own_core_is_full(trial: Trial) -> bool:
-    """Whether the workers waited for a parent that had no time for them, not for the network."""
-    return trial.crew == "processes" and trial.lanes == 1 and trial.own_cpu_seconds / trial.wall >= FULL_CORE
+def _lane_is_full(trial: Trial) -> bool:
+    """Whether the workers waited for a parent that had no time for them, not for the network; more lanes would help."""
+    full = trial.own_cpu_seconds / trial.wall >= FULL_CORE
+    return full and trial.crew == "processes" and trial.lanes == 1 and trial.workers > 1
 
 
 def _evidence(strategies: Sequence[Entry], bound: Bound, gil: GilProbe | None, config: RunConfig) -> list[str]:
@@ -81,19 +81,17 @@ def _evidence(strategies: Sequence[Entry], bound: Bound, gil: GilProbe | None, c
     lines = [f"{best.name}: {_time_of(trial.shares)}"]
     if bound is Bound.NETWORK:
         lines += _network_evidence(trial, config)
-    elif bound is Bound.GIL_HELD and trial.shares.waiting > trial.shares.decoding:
+    elif bound is Bound.LANE:
         used = trial.own_cpu_seconds / trial.wall
-        lines.append(
-            f"the process that downloads used {used:.0%} of a core, and has but one: give it --lanes 2 or more"
-        )
+        lines.append(f"the process that downloads used {used:.0%} of a core, and has but one: take --lanes 2 or more")
     elif bound is Bound.OUTPUT:
         lines.append(f"{trial.consumer:.0%} of the time went into writing; a faster disk would help, or smaller images")
     if bound is not Bound.NETWORK:
-        per_image = 1000 * trial.cpu_seconds / max(1, trial.written)
+        per_image = 1000 * trial.cpu_seconds / trial.written
         lines.append(
-            f"{trial.cores:.1f} cores were in use; an image took {per_image:.1f} ms of CPU, all processes together"
+            f"{trial.cores:.1f} cores were in use; an image took {per_image:.1f} ms of CPU, the start included"
         )
-    if gil is not None:
+    if gil is not None and bound is not Bound.LANE:
         lines.append(_gil_line(gil))
     return lines + _contrasts({entry.name: entry for entry in strategies})
 
@@ -106,17 +104,22 @@ def _time_of(shares: Shares) -> str:
 
 
 def _network_evidence(trial: Trial, config: RunConfig) -> list[str]:
-    if trial.fetch == "worker" or trial.connections <= 1:
+    """How many downloads were under way, and whether a limit of ours kept others back."""
+    if trial.fetch == "worker":
         return []
-    limits = f"--connections {config.connections}, --per-host {config.per_host}"
-    return [f"rows waited for a free connection ({limits}): raise these if the servers allow it"]
+    line = f"{trial.in_flight:.1f} downloads were under way on average"
+    waited = trial.fetching - trial.in_flight
+    if waited < max(1, trial.in_flight / 2):
+        return [line]
+    limits = f"--per-host {config.per_host}, --connections {config.connections}"
+    return [f"{line}, and {waited:.0f} rows waited for their turn ({limits}): raise these if the servers allow it"]
 
 
 def _gil_line(gil: GilProbe) -> str:
     means = "releases the GIL, or there is none" if gil.released else "holds the GIL"
     return (
         f"the work alone, on bytes in memory: {gil.one:,.0f} images/s by one thread, {gil.all:,.0f} by {gil.threads} "
-        f"(×{gil.speedup:.2f}): it {means}"
+        f"(×{gil.speedup:.2f}; native code that releases the GIL: ×{gil.reference:.2f}): it {means}"
     )
 
 
@@ -150,8 +153,8 @@ def _recommended(strategies: Sequence[Entry]) -> tuple[Entry, str]:
     if auto.ties_with(best):
         return auto, f"it cannot be told apart from the quickest, {best.name}; {means}"
     start = (auto.first_image or 0.0) - (best.first_image or 0.0)
-    behind = auto.wall - best.wall
-    if behind <= start + max(auto.assumed_spread, best.assumed_spread):
+    behind = auto.behind(best)
+    if behind <= start + max(auto.uncertainty, best.uncertainty):
         return auto, (
             f"{best.name} was quicker by {behind:.2f} s because auto's first image came {start:.2f} s later, which a "
             f"longer list does not feel; {means}"
@@ -172,22 +175,15 @@ def _listed(names: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
-def _given(config: RunConfig) -> dict[str, Any]:
-    """The options that differ from their defaults."""
-    values = ((spec.name, getattr(config, spec.name), spec.default) for spec in dataclasses.fields(config))
-    return {name: value for name, value, default in values if value != default and name != "strategy"}
-
-
-def _command_line(strategy: str, config: RunConfig, source: str) -> str:
-    words = ["penstock", "run", source or SOURCE, "--out", "DIR", "--strategy", strategy]
-    for name, value in (_given(config) if source else {}).items():
+def _command_line(options: Mapping[str, Any], source: str) -> str:
+    words = ["penstock", "run", source or SOURCE, "--out", "DIR"]
+    for name, value in options.items():
         words.append(flag_of(name))
         if value is not True:
             words.append(",".join(value) if isinstance(value, tuple) else str(value))
     return shlex.join(words)
 
 
-def _python_line(strategy: str, config: RunConfig, source: str, transform: str) -> str:
-    options = "".join(f", {name}={value!r}" for name, value in _given(config).items()) if source else ""
-    listed = repr(source or SOURCE)
-    return f'penstock.run({listed}, "DIR", transform={transform}, strategy="{strategy}"{options})'
+def _python_line(options: Mapping[str, Any], source: str, transform: str) -> str:
+    listed = "".join(f", {name}={value!r}" for name, value in options.items())
+    return f"penstock.run({source or SOURCE!r}, 'DIR', transform={transform}{listed})"

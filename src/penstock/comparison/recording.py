@@ -19,7 +19,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import queue
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,13 +67,7 @@ class Recorded:
     """None if and only if there is a file."""
 
 
-def record(
-    rows: Sequence[Row],
-    config: RunConfig,
-    folder: Path,
-    *,
-    on_progress: Callable[[int], None] | None = None,
-) -> tuple[Recorded, ...]:
+def record(rows: Sequence[Row], config: RunConfig, folder: Path) -> tuple[Recorded, ...]:
     """Fetch the first request of each row once, as ``--strategy asyncio`` does, and keep the bodies in `folder`.
 
     Bodies go to their files as they come, so that memory stays within ``--memory``, however many there are.
@@ -82,7 +76,6 @@ def record(
         rows: What to fetch, each index once.
         config: All its options of fetching apply: retries, limits for each host, allowed networks, a proxy.
         folder: Made if need be; gets a file for each row that could be fetched.
-        on_progress: Told after every row how many are done.
 
     Returns:
         One entry for each row, in their order.
@@ -103,12 +96,10 @@ def record(
     with contextlib.closing(fetcher):
         for row in rows:  # all of them: they are in memory anyway, and the budget bounds what comes for them
             fetcher.submit(dataclasses.replace(row, requests=row.requests[:1]))
-        for done in range(1, len(rows) + 1):
+        for _ in rows:
             row, (part,) = answers.get()
             recorded[row.index] = _keep(row, part, folder)
             budget.release(len(part.data) if isinstance(part, Fetched) else 0)
-            if on_progress is not None:
-                on_progress(done)
     return tuple(recorded[row.index] for row in rows)
 
 

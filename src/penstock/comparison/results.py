@@ -40,9 +40,10 @@ class Bound(enum.StrEnum):
         return member
 
     NETWORK = "network", "waiting for the network"
-    CPU = "cpu", "CPU; with one core or one worker the GIL makes no difference"
+    CPU = "cpu", "CPU; whether the work holds the GIL could not be found out"
     GIL_HELD = "cpu-gil-held", "CPU, with the GIL held: only one thread of a process computes at a time"
     GIL_RELEASED = "cpu-gil-released", "CPU, with the GIL released: threads of one process compute side by side"
+    LANE = "lane", "CPU of the process that downloads, which holds its GIL: one lane is full"
     HANDOVER = "hand-over", "hand-over: rows on their way between the stages, processes and threads"
     OUTPUT = "output", "the output: writing the results"
 
@@ -52,7 +53,7 @@ class Shares:
     """What the workers' time went into, 0 to 1 each; together they are 1."""
 
     starting: float = 0.0
-    """Before the first result: processes start, the first rows are on their way."""
+    """Before the first result of the worker's lane, while processes start; and after its last one."""
     waiting: float = 0.0
     """The worker had no row, or waited for its own download."""
     decoding: float = 0.0
@@ -94,12 +95,14 @@ class Trial:
     """Share of the workers' time, from the first result on, inside the work."""
     workers: int
     shares: Shares
-    """From the first result to the end."""
+    """From the first result to the end, start aside."""
     timeline: tuple[Slice, ...] = ()
     consumer: float = 0.0
     """Share of the hub's time in the sink."""
-    connections: float = 0.0
-    """Share of the connections in use or waited for, on average; may pass 1."""
+    fetching: float = 0.0
+    """Rows under way or waiting for their turn, on average."""
+    in_flight: float = 0.0
+    """Of these, rows whose download was under way, on average."""
     fetch: str = ""
     """What downloaded: ``asyncio``, ``threads``, or ``worker``."""
     crew: str = ""
@@ -130,7 +133,7 @@ class Entry:
     @property
     def measured(self) -> bool:
         """Whether there is anything to rank."""
-        return bool(self.trials) and not self.failure and any(trial.written for trial in self.trials)
+        return bool(self.trials) and not self.failure and self.median.written > 0
 
     @property
     def median(self) -> Trial:
@@ -174,6 +177,11 @@ class Entry:
         return statistics.median(1000 * trial.cpu_seconds / max(1, trial.written) for trial in self.trials)
 
     @property
+    def written(self) -> int:
+        """Images of the median trial."""
+        return self.median.written
+
+    @property
     def peak_bytes(self) -> int:
         """Largest of all trials."""
         return max(trial.peak_bytes for trial in self.trials)
@@ -184,37 +192,44 @@ class Entry:
         return statistics.median(trial.busy for trial in self.trials)
 
     def ties_with(self, other: Entry) -> bool:
-        """Whether the difference is within the spread: two measurements that cannot be told apart.
+        """Whether the difference is within the spread: two measurements that cannot be told apart."""
+        return abs(self.behind(other)) <= max(self.uncertainty, other.uncertainty * self.written / other.written)
 
-        A single trial has no spread; a tenth is taken for it.
-        """
-        return abs(self.wall - other.wall) <= max(self.assumed_spread, other.assumed_spread)
+    def behind(self, other: Entry) -> float:
+        """Seconds that `other` would have needed less for as many images."""
+        return self.wall - other.wall * self.written / other.written
 
     @property
-    def assumed_spread(self) -> float:
-        """Seconds of difference that say nothing."""
+    def uncertainty(self) -> float:
+        """Seconds of difference that say nothing: the spread. A single trial has none; a tenth is taken for it."""
         return self.spread if len(self.trials) > 1 else SINGLE_SPREAD * self.wall
 
 
 @dataclass(frozen=True, slots=True)
 class GilProbe:
-    """The work alone, on bytes in memory: by one thread, and by several at the same time."""
+    """The work alone, on bytes in memory: by one thread, and by several at the same time.
+
+    >>> GilProbe(threads=2, one=100.0, all=130.0, reference=1.35).released  # two hyper-threads of one core
+    True
+    """
 
     threads: int
     one: float
     """Images a second of one thread."""
     all: float
     """Images a second of `threads` threads."""
+    reference: float
+    """Speed-up of native code that is known to release the GIL, by the same threads: what this machine allows."""
 
     @property
     def speedup(self) -> float:
-        """Near 1: the work holds the GIL. Near `threads`: it releases it (or there is none)."""
+        """Near 1: the work holds the GIL. Near `reference`: it releases it (or there is none)."""
         return self.all / self.one if self.one else 0.0
 
     @property
     def released(self) -> bool:
-        """Nearer to `threads` than to 1."""
-        return self.speedup >= (1 + self.threads) / 2
+        """Nearer to `reference` than to 1."""
+        return self.speedup >= (1 + self.reference) / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +271,8 @@ class Comparison:
     """Rows that gave no image, by reason."""
     machine: Mapping[str, str | int] = field(default_factory=dict)
     """Cores, Python, GIL, library versions."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Of the comparison and of its runs."""
 
     @property
     def ranking(self) -> tuple[Entry, ...]:
@@ -277,6 +294,8 @@ class Comparison:
         values = dataclasses.asdict(self)
         for entry, entry_values in zip(self.entries, values["entries"], strict=True):
             entry_values.update(self._figures(entry))
+        if self.gil is not None:
+            values["gil"].update(speedup=self.gil.speedup, released=self.gil.released)
         return values
 
     def _figures(self, entry: Entry) -> Iterator[tuple[str, Any]]:
@@ -285,6 +304,8 @@ class Comparison:
                 "wall",
                 "fastest",
                 "slowest",
+                "spread",
+                "written",
                 "images_per_second",
                 "first_image",
                 "cpu_per_1000",

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from penstock.comparison.results import Trial
 from penstock.comparison.textbook_steps import Loaded, Span, Timed
-from penstock.comparison.timeline import Reading, shares_after, timeline
+from penstock.comparison.timeline import Reading, shares_at_work, timeline
 from penstock.comparison.trial import cpu_seconds
 from penstock.report.memory import resident_bytes
 
@@ -141,10 +141,8 @@ class Meter:
     def trial(self, fetch: str, crew: str) -> Trial:
         """What was found, once the block has ended."""
         wall = self._arrivals[-1] - self._started
-        readings = self._readings(wall)
         loading = self._loading if self._loading.computing else self._preprocessing
-        begun, preprocessing = loading.start - self._started, self._preprocessing.start - self._started
-        shares = shares_after(readings, workers=self._workers, first_result=preprocessing, wall=wall)
+        shares = shares_at_work(self._readings(wall, self._preprocessing.start), workers=self._workers, wall=wall)
         return Trial(
             rows=self._rows,
             written=len(self._arrivals),
@@ -156,20 +154,23 @@ class Meter:
             busy=shares.decoding,
             workers=self._workers,
             shares=shares,
-            timeline=timeline(readings, workers=self._workers, first_result=begun, wall=wall),
+            timeline=timeline(self._readings(wall, loading.start), workers=self._workers, wall=wall),
             fetch=fetch,
             crew=crew,
         )
 
-    def _readings(self, wall: float) -> list[Reading]:
-        """The counters that a sampler would have read, worked out from the spans."""
+    def _readings(self, wall: float, begun: float) -> list[Reading]:
+        """The counters that a sampler would have read, worked out from the spans; the workers' capacity counts from `begun` on."""
         times = np.linspace(0.0, wall, READINGS + 1)[1:]
-        times[-1] = np.nextafter(wall, 0.0)  # what comes after the last reading would count as a commit
+        capacity = self._workers * np.maximum(0.0, times - (begun - self._started))
         loading, preprocessing = self._loading, self._preprocessing
         busy = self._seconds_until(times, loading.computing + preprocessing.computing)
         occupied = self._seconds_until(times, loading.occupied + preprocessing.occupied)
         inside = self._seconds_until(times, loading.downloading)
-        return [Reading(*counters) for counters in zip(times.tolist(), busy, occupied, inside, strict=True)]
+        return [
+            Reading(*counters)
+            for counters in zip(times.tolist(), busy, occupied, capacity.tolist(), inside, strict=True)
+        ]
 
     def _seconds_until(self, times: npt.NDArray[np.float64], spans: list[Span]) -> list[float]:
         """Seconds inside the spans, summed over them, up to each of the times."""

@@ -2,11 +2,14 @@
 
 The workers' time between two readings is ``workers × seconds``. Of that::
 
+    (no capacity)             starting: before the first result of the worker's lane, or after its last
     occupied ─┬─ decoding     inside the work
               ├─ (inside)     the worker downloads for itself: counted as waiting
               └─ hand-over    the rest
     idle ─────┬─ output       for as long as the lane was in its sink, and gave out no rows
               └─ waiting      the rest
+
+After the last reading the lanes only commit their output.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ import numpy.typing as npt
 
 from penstock.comparison.results import Shares, Slice
 
-__all__ = ["Reading", "shares_after", "timeline"]
+__all__ = ["Reading", "shares_at_work", "timeline"]
 
 SLICES = 60
 """At most; more than that are thinner than a plot shows."""
@@ -41,63 +44,73 @@ class Reading:
     """Seconds inside the work, summed over the workers. A row's are added when it is done."""
     occupied: float = 0.0
     """Seconds that workers had a row, summed over them."""
+    capacity: float = 0.0
+    """Seconds that workers had for work, summed over them: from the first result of their lane to its last."""
     inside: float = 0.0
     """Seconds of downloads that the workers did themselves, summed."""
     consumer: float = 0.0
-    """Seconds that the lane was in its sink."""
+    """Seconds that the lanes were in their sinks, summed over them."""
 
 
-def timeline(readings: Sequence[Reading], *, workers: int, first_result: float, wall: float) -> tuple[Slice, ...]:
+def timeline(readings: Sequence[Reading], *, workers: int, wall: float, lanes: int = 1) -> tuple[Slice, ...]:
     """The run in slices of equal length.
 
     Args:
-        readings: in order of time; before the first one nothing had happened, and after the last one the lane only
-            committed its output.
-        workers: decoders.
-        first_result: seconds; before it, workers were starting.
+        readings: in order of time; before the first one nothing had happened.
+        workers: decoders, over all lanes.
         wall: seconds, the whole run.
+        lanes: pipelines side by side.
     """
     count = max(1, min(SLICES, int(wall / SHORTEST)))
     edges = np.linspace(0.0, wall, count + 1)
-    times, areas = _areas(readings, workers, first_result, wall)
-    at_edges = _interpolated(edges, times, areas)
+    times, areas = _areas(readings, workers, wall, lanes)
+    at_edges = np.stack([np.interp(edges, times, area) for area in areas.T], axis=1)
     return tuple(
         Slice(float(start), float(stop), _shares(after - before))
         for (start, stop), (before, after) in zip(itertools.pairwise(edges), itertools.pairwise(at_edges), strict=True)
     )
 
 
-def shares_after(readings: Sequence[Reading], *, workers: int, first_result: float, wall: float) -> Shares:
-    """What the workers' time went into from the first result to the end."""
-    times, areas = _areas(readings, workers, first_result, wall)
-    start, end = _interpolated(np.array([first_result, wall]), times, areas)
-    return _shares(end - start)
+def shares_at_work(readings: Sequence[Reading], *, workers: int, wall: float, lanes: int = 1) -> Shares:
+    """What the workers' time went into, start aside."""
+    _, areas = _areas(readings, workers, wall, lanes)
+    areas[-1, STARTING] = 0.0
+    return _shares(areas[-1])
 
 
 def _areas(
-    readings: Sequence[Reading], workers: int, first_result: float, wall: float
+    readings: Sequence[Reading], workers: int, wall: float, lanes: int
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """The seconds of each kind, summed up to each moment: times ``(n,)``, areas ``(n, 5)``."""
+    """The workers' seconds of each kind, summed up to each moment: times ``(n,)``, areas ``(n, 5)``."""
     kept = [Reading(0.0), *(reading for reading in readings if 0.0 < reading.at <= wall)]
     times = np.array([*(reading.at for reading in kept), wall])
-    lengths = np.diff(times)
-    grown = _growth(kept)
-    capacity = workers * lengths[:-1]
+    *lengths, rest = np.diff(times)
+    kinds = np.zeros((len(times), 5))
+    kinds[1:-1] = _kinds(kept, np.array(lengths), workers, lanes)
+    kinds[-1, OUTPUT] = workers * rest
+    return times, np.cumsum(kinds, axis=0)
+
+
+def _kinds(
+    readings: Sequence[Reading], lengths: npt.NDArray[np.float64], workers: int, lanes: int
+) -> npt.NDArray[np.float64]:
+    """The workers' seconds of each kind between two readings and the next: ``(n - 1, 5)``."""
+    grown = _growth(readings)
+    capacity = np.clip(grown["capacity"], 0.0, workers * lengths)
     occupied = np.clip(grown["occupied"], 0.0, capacity)
     decoding = _settle_backwards(grown["busy"], occupied)
     inside = _settle_backwards(grown["inside"], occupied - decoding)
     idle = capacity - occupied
-    output = idle * np.clip(grown["consumer"] / np.maximum(lengths[:-1], 1e-9), 0.0, 1.0)
-    kinds = np.zeros((len(lengths), 5))
-    kinds[:-1, DECODING], kinds[:-1, HANDOVER] = decoding, occupied - decoding - inside
-    kinds[:-1, OUTPUT], kinds[:-1, WAITING] = output, idle - output + inside
-    kinds[-1, OUTPUT] = workers * lengths[-1]
-    areas = np.vstack([np.zeros(5), np.cumsum(kinds / workers, axis=0)])
-    return _with_start(times, areas, first_result)
+    output = idle * np.clip(grown["consumer"] / np.maximum(lanes * lengths, 1e-9), 0.0, 1.0)
+    kinds = np.empty((len(lengths), 5))
+    kinds[:, STARTING] = workers * lengths - capacity
+    kinds[:, DECODING], kinds[:, HANDOVER] = decoding, occupied - decoding - inside
+    kinds[:, OUTPUT], kinds[:, WAITING] = output, idle - output + inside
+    return kinds
 
 
 def _growth(readings: Sequence[Reading]) -> dict[str, npt.NDArray[np.float64]]:
-    names = ("busy", "occupied", "inside", "consumer")
+    names = ("busy", "occupied", "capacity", "inside", "consumer")
     return {name: np.diff([getattr(reading, name) for reading in readings]) for name in names}
 
 
@@ -110,26 +123,6 @@ def _settle_backwards(amounts: npt.NDArray[np.float64], room: npt.NDArray[np.flo
         settled[index] = min(carried, room[index])
         carried -= settled[index]
     return settled
-
-
-def _with_start(
-    times: npt.NDArray[np.float64], areas: npt.NDArray[np.float64], first_result: float
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """All that was before the first result is the start."""
-    (until,) = _interpolated(np.array([first_result]), times, areas)
-    later = times > first_result
-    start = np.zeros(5)
-    start[STARTING] = first_result
-    return (
-        np.concatenate([[0.0, first_result], times[later]]),
-        np.vstack([np.zeros(5), start, areas[later] - until + start]),
-    )
-
-
-def _interpolated(
-    at: npt.NDArray[np.float64], times: npt.NDArray[np.float64], areas: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    return np.stack([np.interp(at, times, areas[:, kind]) for kind in range(areas.shape[1])], axis=1)
 
 
 def _shares(seconds: npt.NDArray[np.float64]) -> Shares:

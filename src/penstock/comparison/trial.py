@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import resource
 import time
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from penstock.comparison.results import Trial
-from penstock.comparison.timeline import Reading, shares_after, timeline
+from penstock.comparison.timeline import Reading, shares_at_work, timeline
 from penstock.config import RunConfig
 from penstock.engines.work import Progress
 from penstock.flow import LaneStatistics
@@ -96,14 +97,15 @@ class _Stopwatch:
             now,
             busy=statistics.crew.busy_seconds,
             occupied=statistics.crew.occupied_seconds,
+            capacity=statistics.capacity_seconds,
             inside=statistics.download_seconds,
-            consumer=statistics.consumer * statistics.seconds,
+            consumer=statistics.consumer_seconds,
         )
         self.readings.append(reading)
 
 
 def _trial(report: Report, watch: _Stopwatch, wall: float, cpu: tuple[float, float]) -> Trial:
-    first = watch.first_image if watch.first_image is not None else wall
+    downloads = watch.readings[-1].inside
     readings = watch.readings if report.fetch == "worker" else [_outside(reading) for reading in watch.readings]
     return Trial(
         rows=report.rows,
@@ -115,10 +117,11 @@ def _trial(report: Report, watch: _Stopwatch, wall: float, cpu: tuple[float, flo
         peak_bytes=report.peak_rss_bytes,
         busy=report.stages["crew_busy"],
         workers=report.workers,
-        shares=shares_after(readings, workers=report.workers, first_result=first, wall=wall),
-        timeline=timeline(readings, workers=report.workers, first_result=first, wall=wall),
+        shares=shares_at_work(readings, workers=report.workers, wall=wall, lanes=report.lanes),
+        timeline=timeline(readings, workers=report.workers, wall=wall, lanes=report.lanes),
         consumer=report.stages["consumer"],
-        connections=report.stages["connections"],
+        fetching=report.stages["connections"] * report.connections,
+        in_flight=downloads / wall,
         fetch=report.fetch,
         crew=report.crew,
         lanes=report.lanes,
@@ -127,4 +130,4 @@ def _trial(report: Report, watch: _Stopwatch, wall: float, cpu: tuple[float, flo
 
 def _outside(reading: Reading) -> Reading:
     """The reading of a run whose downloads were not the workers' business."""
-    return Reading(reading.at, reading.busy, reading.occupied, 0.0, reading.consumer)
+    return dataclasses.replace(reading, inside=0.0)

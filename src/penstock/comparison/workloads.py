@@ -27,9 +27,6 @@ from penstock.records import Row
 
 __all__ = ["WORKLOADS", "Workload", "rows_for"]
 
-LOOPBACK = ("127.0.0.0/8",)
-"""Where Penstock's own server is."""
-
 CHECKSUM_BYTES = 100_000
 """Steps of `python_checksum`: 11 ms on a common cloud core."""
 
@@ -106,7 +103,7 @@ _ALL = (
         transform=None,
         count=300,
         cpu_bound=True,
-        options={"size": 128, "per_host": 256, "allow_network": LOOPBACK},
+        options={"size": 128, "per_host": 256},
         server={"count": 200, "latency": 0.05, "seed": 0},
     ),
     Workload(
@@ -116,7 +113,7 @@ _ALL = (
         count=200,
         cpu_bound=False,
         # so few connections that there are many waves of requests: the steady state, not the first and the last wave
-        options={"connections": 16, "per_host": 16, "allow_network": LOOPBACK},
+        options={"connections": 16, "per_host": 16},
         server={**_SMALL, "latency": 0.08, "jitter": 0.04},
     ),
     Workload(
@@ -125,7 +122,7 @@ _ALL = (
         transform=python_checksum,
         count=240,
         cpu_bound=True,
-        options={"per_host": 64, "allow_network": LOOPBACK},
+        options={"per_host": 64},
         server={**_SMALL, "latency": 0.005},
     ),
     Workload(
@@ -134,7 +131,7 @@ _ALL = (
         transform=native_key,
         count=240,
         cpu_bound=True,
-        options={"per_host": 64, "allow_network": LOOPBACK},
+        options={"per_host": 64},
         server={**_SMALL, "latency": 0.005},
     ),
 )

@@ -121,6 +121,7 @@ class _Dealer:
                     self._tell_to_stop(working)
                 else:
                     self._listen(next(lane for lane in working if lane.connection is ready))
+        self._report()
         return self._summary()
 
     def close(self) -> None:
@@ -208,8 +209,12 @@ class _Dealer:
     def _report(self) -> None:
         progress = self._progress()
         self._peak = max(self._peak, progress.resident_bytes)
-        statistics = [lane.statistics for lane in self._lanes if lane.statistics is not None]
-        self._watch.progressed(progress, LaneStatistics.average(statistics))
+        statistics = [
+            lane.summary.statistics if lane.summary else lane.statistics
+            for lane in self._lanes
+            if lane.summary or lane.statistics
+        ]
+        self._watch.progressed(progress, LaneStatistics.average([known for known in statistics if known is not None]))
 
     def _progress(self) -> Progress:
         progress = self._left.plus(Progress(resident_bytes=resident_bytes()))

@@ -139,8 +139,12 @@ def _shown(value: Any) -> str:
     return "an array of objects" if _is_array(value) else f"a {type(value).__qualname__}"
 
 
-def check_picklable(function: Callable[..., Any]) -> None:
+def check_picklable(function: Callable[..., Any], otherwise: str = ", or use --strategy threads") -> None:
     """Find out before any worker process starts whether `function` can be sent to it.
+
+    Args:
+        function: the transform.
+        otherwise: what the message says of another way.
 
     Raises:
         ConfigError: it cannot; the message names what stands in the way, and what to do.
@@ -149,7 +153,7 @@ def check_picklable(function: Callable[..., Any]) -> None:
     if error is None:
         return
     culprit, advice = _culprit(function)
-    raise ConfigError(f"{culprit} cannot be sent to worker processes ({error}); {advice}, or use --strategy threads")
+    raise ConfigError(f"{culprit} cannot be sent to worker processes ({error}); {advice}{otherwise}")
 
 
 def _pickling_error(thing: Any) -> str | None:
