@@ -237,7 +237,7 @@ def verdict(comparison: Comparison, language: Language) -> Iterator[str]:
     yield language.bound.format(language.bounds[comparison.judgement.bound])
     if language.evidence:
         yield from ("", *(f"- {sentence}" for sentence in comparison.judgement.evidence))
-    if language.gil and comparison.gil is not None:
+    if language.gil and comparison.gil and comparison.judgement.bound in (Bound.GIL_HELD, Bound.GIL_RELEASED):
         gil = comparison.gil
         yield language.gil.format(speedup=gil.speedup, **dataclasses.asdict(gil))
 

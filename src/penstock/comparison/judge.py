@@ -91,7 +91,7 @@ def _evidence(strategies: Sequence[Entry], bound: Bound, gil: GilProbe | None, c
         lines.append(
             f"{trial.cores:.1f} cores were in use; an image took {per_image:.1f} ms of CPU, the start included"
         )
-    if gil is not None and bound is not Bound.LANE:
+    if gil is not None and bound in (Bound.GIL_HELD, Bound.GIL_RELEASED):
         lines.append(_gil_line(gil))
     return lines + _contrasts({entry.name: entry for entry in strategies})
 

@@ -61,7 +61,7 @@ class Shares:
     handover: float = 0.0
     """The worker had a row, and the work was not running: it was packed, sent, received."""
     output: float = 0.0
-    """The worker had no row, while the lane was held up by its sink; and the commit at the end."""
+    """The worker had no row, while the lane was held up by its sink; and the end: commit, processes that end."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,7 @@ def run_trial(task: Task) -> Measured:
     watch = _Stopwatch()
     own, children = cpu_seconds()
     run = Run(task.rows, task.folder, config=task.config, transform=task.transform, tick=TICK)
-    report = run.execute(watch.read)
+    report = run.execute(watch.look)
     wall = watch.elapsed()
     own_now, children_now = cpu_seconds()
     own_used = own_now - own
@@ -83,30 +83,41 @@ class _Stopwatch:
 
     def __init__(self) -> None:
         self._started = time.perf_counter()
-        self.readings: list[Reading] = []
+        self._lane_began = float("inf")
+        self._looks: list[LaneStatistics] = []
         self.first_image: float | None = None
 
     def elapsed(self) -> float:
         return time.perf_counter() - self._started
 
-    def read(self, progress: Progress, statistics: LaneStatistics) -> None:
+    def look(self, progress: Progress, statistics: LaneStatistics) -> None:
         now = self.elapsed()
         if progress.written and self.first_image is None:
             self.first_image = now
-        reading = Reading(
-            now,
-            busy=statistics.crew.busy_seconds,
-            occupied=statistics.crew.occupied_seconds,
-            capacity=statistics.capacity_seconds,
-            inside=statistics.download_seconds,
-            consumer=statistics.consumer_seconds,
-        )
-        self.readings.append(reading)
+        # A look may come later than the statistics were made (a thread waits for the GIL), never sooner.
+        self._lane_began = min(self._lane_began, now - statistics.seconds)
+        self._looks.append(statistics)
+
+    def readings(self) -> list[Reading]:
+        """In order of the time at which the statistics were made."""
+        return [
+            Reading(
+                self._lane_began + statistics.seconds,
+                busy=statistics.crew.busy_seconds,
+                occupied=statistics.crew.occupied_seconds,
+                capacity=statistics.capacity_seconds,
+                inside=statistics.download_seconds,
+                consumer=statistics.consumer_seconds,
+            )
+            for statistics in self._looks
+        ]
 
 
 def _trial(report: Report, watch: _Stopwatch, wall: float, cpu: tuple[float, float]) -> Trial:
-    downloads = watch.readings[-1].inside
-    readings = watch.readings if report.fetch == "worker" else [_outside(reading) for reading in watch.readings]
+    readings = watch.readings()
+    downloads = readings[-1].inside
+    if report.fetch != "worker":
+        readings = [dataclasses.replace(reading, inside=0.0) for reading in readings]  # no business of the workers
     return Trial(
         rows=report.rows,
         written=report.written,
@@ -126,8 +137,3 @@ def _trial(report: Report, watch: _Stopwatch, wall: float, cpu: tuple[float, flo
         crew=report.crew,
         lanes=report.lanes,
     )
-
-
-def _outside(reading: Reading) -> Reading:
-    """The reading of a run whose downloads were not the workers' business."""
-    return dataclasses.replace(reading, inside=0.0)
