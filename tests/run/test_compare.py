@@ -16,11 +16,13 @@ import pytest
 
 import penstock
 from penstock.cli import main
+from penstock.comparison.bench import Bench
 from penstock.comparison.compare import Comparing
 from penstock.comparison.results import Bound
 from penstock.config import STRATEGIES, CompareConfig, available_cores
 from penstock.crew.choose import gil_enabled
 from penstock.errors import ConfigError, OutputError, SourceError
+from penstock.records import Request, Row
 from penstock.testing.server import ImageServer
 from run.transforms import hang_on_the_third, kill_on_the_seventh, length_head_and_name, only_in_a_worker_process
 
@@ -239,6 +241,15 @@ def test_what_belongs_on_the_line_to_paste(urls: list[str], tmp_path: Path) -> N
     comparing = Comparing(listing, CompareConfig(), {"proxy": "http://me:secret@127.0.0.1:1"}, config=config)
     assert comparing._given() == {"proxy": "http://***@127.0.0.1:1"}
     assert Comparing(None, CompareConfig(), {"size": 512})._given() == {"size": 512}
+
+
+def test_interpreter_without_a_gil_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The picture is another one there, so it is said; elsewhere it is not."""
+    comparing = Comparing(None, CompareConfig(count=1), {})
+    bench = Bench(tmp_path, [Row(0, (Request("image", "http://a/b"),))], penstock.RunConfig(), None)
+    for enabled in (True, False):
+        monkeypatch.setattr("penstock.comparison.compare.gil_enabled", lambda enabled=enabled: enabled)
+        assert any("no GIL" in note for note in comparing._notes(bench, [], [])) is not enabled
 
 
 def test_file_of_options_may_be_that_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

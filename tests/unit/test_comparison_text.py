@@ -72,7 +72,7 @@ def test_ties_are_marked_and_explained() -> None:
     """What cannot be told apart from the best has a mark; the best itself and the others have none."""
     for name, mark in (("asyncio", False), ("hybrid", True), ("threads", True), ("processes", False)):
         assert ("=" in line_of(IMAGES, f"{name} ")) is mark, name
-    assert "= cannot be told apart from the best: within the spread of 3 runs" in words(IMAGES)
+    assert "= cannot be told apart from the best: the difference is within the two spreads" in words(IMAGES)
     assert "=" not in shown(IO).replace(IO.judgement.command if IO.judgement else "", "")
 
 

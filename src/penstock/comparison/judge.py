@@ -130,7 +130,7 @@ def _contrasts(entries: dict[str, Entry]) -> list[str]:
         threads, hybrid = entries["threads"], entries["hybrid"]
         lines.append(
             f"the same downloads, decoded by threads {threads.wall:.2f} s, by processes (hybrid) {hybrid.wall:.2f} s"
-            + (": no difference above the spread" if threads.ties_with(hybrid) else "")
+            + (": no difference above their spreads" if threads.ties_with(hybrid) else "")
         )
     if "processes" in entries:
         alone = entries["processes"].median
@@ -139,7 +139,7 @@ def _contrasts(entries: dict[str, Entry]) -> list[str]:
 
 
 def _recommended(strategies: Sequence[Entry]) -> tuple[Entry, str]:
-    """`auto`, unless another was quicker by more than the spread and more than the start of auto's workers explains."""
+    """`auto`, unless another was quicker by more than the spreads and more than the start of auto's workers explains."""
     best = strategies[0]
     auto = next((entry for entry in strategies if entry.name == "auto"), None)
     if auto is None:
@@ -154,7 +154,7 @@ def _recommended(strategies: Sequence[Entry]) -> tuple[Entry, str]:
         return auto, f"it cannot be told apart from the quickest, {best.name}; {means}"
     start = (auto.first_image or 0.0) - (best.first_image or 0.0)
     behind = auto.behind(best)
-    if behind <= start + max(auto.uncertainty, best.uncertainty):
+    if behind <= start + auto.uncertainty + best.uncertainty:
         return auto, (
             f"{best.name} was quicker by {behind:.2f} s because auto's first image came {start:.2f} s later, which a "
             f"longer list does not feel; {means}"

@@ -119,8 +119,8 @@ def _ties(comparison: Comparison, entry: Entry) -> bool:
 
 def _tie_line(comparison: Comparison) -> Iterator[Text]:
     if any(_ties(comparison, entry) for entry in comparison.ranking):
-        spread = f"the spread of {comparison.runs} runs" if comparison.runs > 1 else "what one run may be off by"
-        yield Text(f"= cannot be told apart from the best: within {spread}", "dim")
+        within = "the two spreads" if comparison.runs > 1 else "what single runs may be off by"
+        yield Text(f"= cannot be told apart from the best: the difference is within {within}", "dim")
 
 
 def _unmeasured(comparison: Comparison) -> Iterator[RenderableType]:
