@@ -230,16 +230,20 @@ class Comparing:
     def _comparison(self, bench: Bench, gil: GilProbe | None, failures: Sequence[ReasonGroup]) -> Comparison:
         entries = [bench.entry(scheme) for scheme in self.schemes]
         ranking = sorted((entry for entry in entries if entry.measured), key=lambda entry: -entry.images_per_second)
-        transform = _typed(self._user_transform)
         return Comparison(
-            workload=transform or self._workload.name,
+            workload=self._workload.name if self._user_transform is None else _name_of(self._user_transform),
             source=self._source.description if self._source is not None else "",
             rows=len(bench.rows),
             runs=self.experiment.runs,
             entries=(*ranking, *(entry for entry in entries if entry.failure)),
             gil=gil,
             judgement=judge(
-                ranking, gil, config=self._config, given=self._given(), source=self._location, transform=transform
+                ranking,
+                gil,
+                config=self._config,
+                given=self._given(),
+                source=self._location,
+                transform=_typed(self._user_transform),
             ),
             notes=tuple(self._notes(bench, ranking, failures)),
             failures=tuple(failures),
@@ -322,6 +326,10 @@ def _check_transform(transform: Transform, workload: str) -> None:
 def _for_trials(config: RunConfig) -> RunConfig:
     """These options without those that a comparison sets itself."""
     return dataclasses.replace(config, **{name: getattr(RunConfig(), name) for name in NOT_COMPARED})
+
+
+def _name_of(transform: Transform) -> str:
+    return str(getattr(transform, "__qualname__", type(transform).__qualname__))
 
 
 def _typed(transform: Transform | None) -> str:
