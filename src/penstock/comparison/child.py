@@ -127,7 +127,16 @@ def main(descriptor: int) -> None:
     if not die_with_parent(request.parent):
         return
     with contextlib.suppress(OSError):  # the parent does not want it any more
-        connection.send(_answer(request))
+        _send(connection, _answer(request))
+
+
+def _send(connection: Connection, answer: _Returned | _Raised) -> None:
+    try:
+        connection.send(answer)
+    except OSError:
+        raise
+    except Exception as error:  # noqa: BLE001 - pickle raises all sorts, before anything is sent
+        connection.send(_Raised(ChildError(f"the result cannot be sent: {error}")))
 
 
 def _answer(request: _Call) -> _Returned | _Raised:
