@@ -83,6 +83,7 @@ def demo(
             "\ntry next:\n"
             f"  penstock failures {out}\n"
             f"  penstock verify {out}\n"
+            "  penstock compare YOUR_URLS.txt --once\n"
             "  penstock run YOUR_URLS.txt --out images --size 256"
         )
     return code
