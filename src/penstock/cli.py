@@ -122,9 +122,8 @@ def compare(
 
         check_plot(plot)
     show = _Show(quiet=quiet, json=json)
-    from_file = (
-        _read_config(config) if config else {}
-    )  # it may be the one of the run: what has no meaning here is left out
+    # The file may be that of a run: what has no meaning here is left out.
+    from_file = _read_config(config) if config else {}
     options = {name: value for name, value in from_file.items() if name not in NOT_COMPARED} | given(options)
     experiment, settings = split_options(options)
     comparing = Comparing(source, experiment, settings, scratch=scratch)
