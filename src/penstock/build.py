@@ -20,7 +20,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from penstock.config import FetchConfig, RunConfig, available_cores
+from penstock.config import FetchConfig, ImageConfig, RunConfig, available_cores
 from penstock.crew.base import Work
 from penstock.crew.choose import gil_enabled, make_crew, processes_possible
 from penstock.fetch.base import Fetcher
@@ -28,8 +28,9 @@ from penstock.fetch.budget import ByteBudget
 from penstock.fetch.descriptors import raise_limit
 from penstock.fetch.none import NoFetcher
 from penstock.flow import Lane
+from penstock.image.work import ImageWork, Transform, TransformWork
 
-__all__ = ["Setup", "build_lane", "choose"]
+__all__ = ["Setup", "build_lane", "build_work", "choose"]
 
 CORES_PER_LANE = 6
 """One event loop and one hub fill a core at about this many decoders (0.5 ms against 4 ms a row)."""
@@ -84,6 +85,13 @@ def choose(config: RunConfig, *, cores: int | None = None, splittable: bool = Tr
             return Setup("asyncio", "processes" if isolated else "threads", workers, lanes)
         case "auto":
             return Setup("asyncio", "processes" if isolated and gil_enabled() else "threads", workers, lanes)
+
+
+def build_work(config: RunConfig, transform: Transform | None) -> Work:
+    """What is done with each row: the user's transform, or decode and resize."""
+    if transform is not None:
+        return TransformWork(transform)
+    return ImageWork(config.part(ImageConfig), as_array=config.format == "arrays")
 
 
 def build_lane(setup: Setup, config: RunConfig, work: Work, *, lane: int = 0) -> Lane:

@@ -24,9 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import penstock
-from penstock.build import choose
-from penstock.config import ImageConfig, RunConfig
-from penstock.crew.base import Work
+from penstock.build import build_work, choose
+from penstock.config import RunConfig
 from penstock.crew.script import stop_if_in_worker
 from penstock.engines.base import Engine, Plan
 from penstock.engines.filling import Placed
@@ -35,7 +34,7 @@ from penstock.engines.work import TICK, Job, Progress, Stoppable, Summary, Watch
 from penstock.errors import ConfigError
 from penstock.flow import LaneStatistics
 from penstock.folder import OutputFolder, read_report
-from penstock.image.work import ImageWork, Transform, TransformWork, check_picklable
+from penstock.image.work import Transform, check_picklable
 from penstock.ledger import Ledger, Manifest, finished_entry, run_entry, shard_entry
 from penstock.records import Request, Row, ShardReport
 from penstock.report.account import Account
@@ -211,7 +210,7 @@ class Run(Watch):
             setup=self._setup,
             folder=self.out,
             run_id=manifest.run_id,
-            work=self._work(),
+            work=build_work(self.config, self._transform),
             kept_schema=self.source.kept_schema,
             parts=() if self._transform else ("image",) if self.config.format == "arrays" else (self.config.encode,),
             tick=self._tick,
@@ -225,11 +224,6 @@ class Run(Watch):
             else None
         )
         return Manifest.of(uuid.uuid4().hex, self.source.fingerprint, self.config, name)
-
-    def _work(self) -> Work:
-        if self._transform is not None:
-            return TransformWork(self._transform)
-        return ImageWork(self.config.part(ImageConfig), as_array=self.config.format == "arrays")
 
     def _list_is_done(self) -> bool:
         """Whether every row of the list has its outcome; for a list without a fingerprint only reading it can tell."""

@@ -13,17 +13,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from penstock.build import choose
+from penstock.build import build_work, choose
 from penstock.comparison.child import ChildError, call, call_within
 from penstock.comparison.probe import probe_gil
 from penstock.comparison.recording import Recorded, record
 from penstock.comparison.results import Entry, GilProbe, Trial
 from penstock.comparison.textbook import TextbookTask, run_textbook
 from penstock.comparison.trial import Task, run_trial
-from penstock.config import ImageConfig, RunConfig
+from penstock.config import RunConfig
 from penstock.crew.base import Work
 from penstock.errors import PenstockError
-from penstock.image.work import ImageWork, Transform, TransformWork
+from penstock.image.work import Transform
 from penstock.records import Fetched, Reason, Row
 from penstock.report.failures import FailedRow
 
@@ -70,7 +70,7 @@ class Bench:
             return None
         folder = self.folder / "probe"
         recorded = call(record, self.rows[:FEW], self.config, folder)
-        work = _work_of(self.config, self.transform)
+        work = build_work(self.config, self.transform)
         # A transform that dies or hangs here will be a strategy's failure in a moment.
         with contextlib.suppress(ChildError):
             return call_within(self.config.decode_timeout + PROBE_SECONDS, _probe, recorded, folder, work)
@@ -149,13 +149,6 @@ def _probe(recorded: Sequence[Recorded], folder: Path, work: Work) -> GilProbe |
     """Whether `work` on what was recorded holds the GIL. Runs in a child process."""
     whole = [(item.row, folder / item.name) for item in recorded if item.name is not None]
     return probe_gil(work, [(row, (Fetched("image", path.read_bytes(), 200, 1, 0.0),)) for row, path in whole])
-
-
-def _work_of(config: RunConfig, transform: Transform | None) -> Work:
-    """What a run with these options does with a row."""
-    if transform is not None:
-        return TransformWork(transform)
-    return ImageWork(config.part(ImageConfig), as_array=config.format == "arrays")
 
 
 def _as_mapping(row: Row, config: RunConfig) -> dict[str, Any]:

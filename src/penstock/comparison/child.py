@@ -11,26 +11,23 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-import signal
 import socket
 import subprocess
-import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import IO, Any, ParamSpec, TypeVar, cast
 
+from penstock.crew.interpreter import ending, interpreter_command
 from penstock.crew.lifetime import die_with_parent
-from penstock.crew.script import Script, main_script, refers_to_script, run_script
+from penstock.crew.script import Script, run_script, script_of
 from penstock.errors import PenstockError
 
 __all__ = ["ChildError", "call", "call_within", "main"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-BOOT = "import sys; sys.path[:] = sys.argv[2:]; from penstock.comparison.child import main; main(int(sys.argv[1]))"
 
 LAST_WORDS = 2000
 """Bytes of a dead child's standard error to look at."""
@@ -78,7 +75,7 @@ def call_within(seconds: float | None, function: Callable[P, T], *arguments: P.a
     with tempfile.TemporaryFile() as output, _started(output) as (process, connection):
         try:
             with contextlib.suppress(OSError):  # it is dead already, which the connection will tell
-                connection.send(_Call(pickled, main_script() if refers_to_script(pickled) else None, os.getpid()))
+                connection.send(_Call(pickled, script_of(pickled), os.getpid()))
             if not connection.poll(seconds):
                 raise ChildError(f"given up after {seconds:g} s")
             answer = connection.recv()
@@ -91,19 +88,11 @@ def call_within(seconds: float | None, function: Callable[P, T], *arguments: P.a
 
 
 @contextlib.contextmanager
-def _started(output: IO[bytes]) -> Any:
+def _started(output: IO[bytes]) -> Iterator[tuple[subprocess.Popen[bytes], Connection]]:
     ours, theirs = socket.socketpair()
-    command = [sys.executable, "-c", BOOT, str(theirs.fileno()), *map(str, sys.path)]
-    with theirs:
-        process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            command,
-            pass_fds=(theirs.fileno(),),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,  # Ctrl-C is for the parent, which ends the child
-        )
     with Connection(ours.detach()) as connection:
+        with theirs:
+            process = _popen(theirs.fileno(), output)
         try:
             yield process, connection
         finally:
@@ -111,13 +100,27 @@ def _started(output: IO[bytes]) -> Any:
             process.wait()
 
 
+def _popen(descriptor: int, output: IO[bytes]) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(  # noqa: S603 - our own interpreter and module
+            interpreter_command("penstock.comparison.child", descriptor),
+            pass_fds=(descriptor,),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # Ctrl-C is for the parent, which ends the child
+        )
+    except OSError as error:
+        raise ChildError(f"its process cannot be started: {error}") from error
+
+
 def _diagnosis(status: int, output: IO[bytes]) -> str:
     """Why a process ended that should have answered."""
     size = output.seek(0, os.SEEK_END)
     output.seek(max(0, size - LAST_WORDS))
     words = output.read().decode(errors="replace").strip().rpartition("\n")[2]
-    how = f"exit {status}" if status >= 0 else signal.Signals(-status).name
-    return f"its process died: {how}; it said: {words}" if words else f"its process died: {how}"
+    how = f"its process died: {ending(status)}"
+    return f"{how}; it said: {words}" if words else how
 
 
 def main(descriptor: int) -> None:

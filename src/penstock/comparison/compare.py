@@ -37,7 +37,7 @@ from penstock.comparison.results import Comparison, Entry, GilProbe
 from penstock.comparison.workloads import WORKLOADS, rows_for
 from penstock.config import NOT_COMPARED, STRATEGIES, CompareConfig, RunConfig, available_cores
 from penstock.crew.choose import gil_enabled
-from penstock.crew.script import main_script, refers_to_script, stop_if_in_worker
+from penstock.crew.script import required_script, stop_if_in_worker
 from penstock.errors import ConfigError, OutputError, SourceError
 from penstock.image.work import Transform, check_picklable
 from penstock.records import Failure, Row
@@ -319,8 +319,7 @@ def _check_transform(transform: Transform, workload: str) -> None:
     if workload != "images":
         raise ConfigError(f"--workload {workload!r} is a transform of its own; give one of the two")
     check_picklable(transform, otherwise="")
-    if refers_to_script(pickle.dumps(transform)) and main_script() is None:
-        raise ConfigError("the transform is defined in a notebook or at a prompt; put it into a module and import it")
+    required_script(pickle.dumps(transform))
 
 
 def _for_trials(config: RunConfig) -> RunConfig:

@@ -29,7 +29,7 @@ from penstock.comparison.results import Trial
 from penstock.comparison.textbook_meter import Meter
 from penstock.comparison.textbook_steps import Loaded, Timed, enter_worker, load, preprocess
 from penstock.config import available_cores
-from penstock.crew.script import main_script, refers_to_script
+from penstock.crew.script import script_of
 from penstock.image.work import Transform
 from penstock.records import Row
 
@@ -189,7 +189,7 @@ def _shut_down(pool: Executor) -> Iterator[Executor]:
 @contextlib.contextmanager
 def _process_pool(task: TextbookTask) -> Iterator[Executor]:
     """Processes that know where the transform comes from, and do not outlive this one."""
-    script = main_script() if refers_to_script(pickle.dumps(task.transform)) else None
+    script = script_of(pickle.dumps(task.transform))
     pool = ProcessPoolExecutor(
         task.workers,
         mp_context=multiprocessing.get_context("spawn"),

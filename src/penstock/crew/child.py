@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 import subprocess
-import sys
 
+from penstock.crew.interpreter import ending, interpreter_command
 from penstock.crew.wire import SLOTS, Channel, Packed, anonymous_file
 from penstock.errors import WorkerError
 
 __all__ = ["Child"]
-
-BOOT = "import sys; sys.path[:] = sys.argv[5:]; from penstock.crew.worker import main; main(*map(int, sys.argv[1:5]))"
-"""A worker imports from where its parent does, and knows nothing else of it."""
 
 THREADS_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -73,14 +69,7 @@ class Child:
             status = self.process.wait(REAP_TIMEOUT)
         except subprocess.TimeoutExpired:
             return "it closed its connection"
-        if status >= 0:
-            return f"exit {status}"
-        if status == -signal.SIGKILL:
-            return "SIGKILL, probably by the kernel's out-of-memory killer"
-        try:
-            return signal.Signals(-status).name
-        except ValueError:
-            return f"signal {-status}"
+        return ending(status)
 
     def last_words(self) -> str:
         """The end of what it printed, if it was not ready yet."""
@@ -126,7 +115,7 @@ def _start(undo: contextlib.ExitStack) -> tuple[Channel, int, subprocess.Popen[b
 
 def _popen(descriptors: tuple[int, ...], log: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(  # noqa: S603 - our own interpreter and module
-        _command(descriptors),
+        interpreter_command("penstock.crew.worker", *descriptors),
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
@@ -141,11 +130,6 @@ def _standard_error() -> int:
         return os.dup(2)
     except OSError:
         return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-
-
-def _command(descriptors: tuple[int, ...]) -> list[str]:
-    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # noqa: SLF001 - as multiprocessing does
-    return [sys.executable, *flags, "-c", BOOT, *map(str, descriptors), *map(str, sys.path)]
 
 
 def _environment() -> dict[str, str]:

@@ -11,8 +11,8 @@ from typing import Literal
 
 from penstock.crew.base import Crew, Work
 from penstock.crew.inline import InlineCrew
-from penstock.crew.processes import NoScriptError, ProcessCrew
-from penstock.crew.script import stop_if_in_worker
+from penstock.crew.processes import ProcessCrew
+from penstock.crew.script import NoScriptError, stop_if_in_worker
 from penstock.crew.threads import ThreadCrew
 
 __all__ = ["CrewKind", "gil_enabled", "make_crew", "processes_possible"]

@@ -31,19 +31,15 @@ from penstock.crew.child import Child
 from penstock.crew.clock import TICK, Area, AwakeClock
 from penstock.crew.roster import Assign, Break, Instruction, Job, Kill, Roster, Spawn
 from penstock.crew.roster import Deliver as Deliverance
-from penstock.crew.script import Script, main_script, refers_to_script
+from penstock.crew.script import Script, required_script
 from penstock.crew.wire import Channel, Note, pack, pack_job, unpack_result
 from penstock.errors import ConfigError, WorkerError
 from penstock.records import Failure, Fetched, Reason, Result, Row
 
-__all__ = ["NoScriptError", "ProcessCrew"]
+__all__ = ["ProcessCrew"]
 
 LOOK_INTERVAL = 1.0
 """Seconds between two looks at the processes themselves, for an end that their sockets do not tell."""
-
-
-class NoScriptError(ConfigError):
-    """The work is defined in a notebook or at a prompt, where no worker process can load it from."""
 
 
 class ProcessCrew:
@@ -262,10 +258,7 @@ def _pickled(work: Work) -> tuple[bytes, Script | None]:
             f"the work cannot be sent to worker processes: {error}; "
             "define the transform as a function of a module, or give --strategy threads"
         ) from error
-    script = main_script() if refers_to_script(pickled) else None
-    if refers_to_script(pickled) and script is None:
-        raise NoScriptError("the transform is defined in a notebook or at a prompt; put it into a module and import it")
-    return pickled, script
+    return pickled, required_script(pickled)
 
 
 def _received(channel: Channel, note: Note) -> Result:

@@ -16,7 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-__all__ = ["Script", "main_script", "refers_to_script", "run_script", "stop_if_in_worker"]
+from penstock.errors import ConfigError
+
+__all__ = [
+    "NoScriptError",
+    "Script",
+    "main_script",
+    "refers_to_script",
+    "required_script",
+    "run_script",
+    "script_of",
+    "stop_if_in_worker",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +40,10 @@ class Script:
     argv: tuple[str, ...]
 
 
+class NoScriptError(ConfigError):
+    """The work is defined in a notebook or at a prompt, where no worker process can load it from."""
+
+
 class _ScriptStopped(BaseException):
     """The script has come to the call that made this worker. Not an Exception, so that the script lets it pass."""
 
@@ -39,6 +54,23 @@ _running = False
 def refers_to_script(pickled: bytes) -> bool:
     """Whether loading this pickle needs the script (or, harmlessly, a text in it speaks of ``__main__``)."""
     return b"__main__" in pickled or b"__mp_main__" in pickled
+
+
+def script_of(pickled: bytes) -> Script | None:
+    """The script to run before this pickle can be loaded in another process; None if it needs none, or there is none."""
+    return main_script() if refers_to_script(pickled) else None
+
+
+def required_script(pickled: bytes) -> Script | None:
+    """As `script_of`, for work that cannot be loaded without it.
+
+    Raises:
+        NoScriptError: it needs one, and there is none.
+    """
+    script = script_of(pickled)
+    if script is None and refers_to_script(pickled):
+        raise NoScriptError("the transform is defined in a notebook or at a prompt; put it into a module and import it")
+    return script
 
 
 def main_script() -> Script | None:

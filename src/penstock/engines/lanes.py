@@ -23,12 +23,12 @@ import pickle
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 
-from penstock.crew.script import Script, main_script, refers_to_script
+from penstock.crew.interpreter import ending, interpreter_command
+from penstock.crew.script import script_of
 from penstock.engines.base import Plan
 from penstock.engines.messages import GROUP_SIGNALS, Broken, Committed, Ended, Lot, Shard, Start, Stop, Tick, Want
 from penstock.engines.work import Job, Progress, Summary, Watch
@@ -38,8 +38,6 @@ from penstock.report.memory import resident_bytes
 from penstock.source import SourceSpec
 
 __all__ = ["run_lanes"]
-
-BOOT = "import sys; sys.path[:] = sys.argv[2:]; from penstock.engines.lane import main; main(int(sys.argv[1]))"
 
 AHEAD = 1
 """Lots that a lane may have in hand beyond the one with the least, and still get another: enough to feed it, and small
@@ -139,7 +137,7 @@ class _Dealer:
         pickled = pickle.dumps(dataclasses.replace(self._job, lane=number))
         with contextlib.suppress(OSError):  # it is dead already, which its connection will tell
             lane.connection.send(
-                Start(pickled, _script(pickled), self._source, dict(self._plan.committed), os.getpid())
+                Start(pickled, script_of(pickled), self._source, dict(self._plan.committed), os.getpid())
             )
 
     def _tell_to_stop(self, lanes: list[_Lane]) -> None:
@@ -173,7 +171,7 @@ class _Dealer:
                 lane.progress, lane.statistics = progress, statistics
                 self._report()
             case Ended(summary):
-                lane.summary = summary
+                lane.summary, lane.progress, lane.statistics = summary, summary.progress, summary.statistics
                 lane.process.wait()
             case Broken(error):
                 raise error
@@ -196,30 +194,26 @@ class _Dealer:
 
     def _bury(self, lane: _Lane) -> None:
         """A lane has died: its lots go back, and another takes its place."""
-        code = lane.process.wait()
+        how = ending(lane.process.wait())
         lane.connection.close()
         self._lanes.remove(lane)
         self._given_back += lane.lots
         self._left = self._left.plus(lane.left_progress)
         self._deaths += 1
         if self._deaths >= MAX_DEATHS:
-            raise WorkerError(f"{self._deaths} lane processes have died, the last one with exit code {code}")
+            raise WorkerError(f"{self._deaths} lane processes have died, the last one: {how}")
         self._start(lane.number)
 
     def _report(self) -> None:
         progress = self._progress()
         self._peak = max(self._peak, progress.resident_bytes)
-        statistics = [
-            lane.summary.statistics if lane.summary else lane.statistics
-            for lane in self._lanes
-            if lane.summary or lane.statistics
-        ]
-        self._watch.progressed(progress, LaneStatistics.average([known for known in statistics if known is not None]))
+        known = [lane.statistics for lane in self._lanes if lane.statistics is not None]
+        self._watch.progressed(progress, LaneStatistics.average(known))
 
     def _progress(self) -> Progress:
         progress = self._left.plus(Progress(resident_bytes=resident_bytes()))
         for lane in self._lanes:
-            progress = progress.plus(lane.summary.progress if lane.summary else lane.progress)
+            progress = progress.plus(lane.progress)
         return progress
 
     def _summary(self) -> Summary:
@@ -240,8 +234,7 @@ def _start_process() -> tuple[subprocess.Popen[bytes], Connection]:
         WorkerError: the system refuses another process.
     """
     ours, theirs = socket.socketpair()
-    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # noqa: SLF001 - as multiprocessing does
-    command = [sys.executable, *flags, "-c", BOOT, str(theirs.fileno()), *map(str, sys.path)]
+    command = interpreter_command("penstock.engines.lane", theirs.fileno())
     with contextlib.closing(theirs), _blocked(GROUP_SIGNALS):
         try:
             process = subprocess.Popen(command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL)  # noqa: S603 - our own interpreter and module
@@ -268,7 +261,3 @@ def _lots(plan: Plan) -> Iterator[Lot]:
         if shard not in plan.committed:
             yield Lot(shard, shard * size, (shard + 1) * size)
         shard += 1
-
-
-def _script(pickled: bytes) -> Script | None:
-    return main_script() if refers_to_script(pickled) else None
