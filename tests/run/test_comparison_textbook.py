@@ -120,7 +120,7 @@ def test_images_that_would_fill_the_memory(
     image_server: ImageServer, scheme: Scheme, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It ends with a line that says why, before the machine is out of memory."""
-    monkeypatch.setattr(textbook_meter, "_half_of_free_memory", lambda: 1000)
+    monkeypatch.setattr(textbook_meter, "machine_bytes", lambda _name: 2000)
     text = (
         r"the textbook keeps every decoded image in memory: 0\.0 GB for \d+ of 40 rows, more than half of what is free$"
     )

@@ -74,6 +74,7 @@ def test_child_does_not_outlive_its_caller(number: signal.Signals, tmp_path: Pat
     caller = subprocess.Popen([sys.executable, "-c", CALLER, tests, str(mark)], stderr=subprocess.DEVNULL)
     while not mark.exists():
         assert caller.poll() is None
+        os.sched_yield()
     child = os.pidfd_open(int(mark.read_text()))
     try:
         caller.send_signal(number)

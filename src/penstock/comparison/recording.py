@@ -57,8 +57,6 @@ class Recorded:
     """As it was given, with its first request only."""
     name: str | None
     """Its file in the folder; None for a failure."""
-    size: int
-    """Bytes downloaded."""
     latency: float
     """Seconds from the start of the first attempt to the head of the last answer; of a failure, until it was final."""
     speed: float
@@ -105,12 +103,11 @@ def record(rows: Sequence[Row], config: RunConfig, folder: Path) -> tuple[Record
 
 def _keep(row: Row, part: Fetched | Failure, folder: Path) -> Recorded:
     if isinstance(part, Failure):
-        return Recorded(row, None, part.size, part.seconds, 0.0, part)
+        return Recorded(row, None, part.seconds, 0.0, part)
     with _writing(folder):
         (folder / row.key).write_bytes(part.data)
-    size = len(part.data)
-    speed = size / max(part.body_seconds, LEAST_SECONDS)
-    return Recorded(row, row.key, size, part.seconds - part.body_seconds, speed)
+    speed = len(part.data) / max(part.body_seconds, LEAST_SECONDS)
+    return Recorded(row, row.key, part.seconds - part.body_seconds, speed)
 
 
 @contextlib.contextmanager

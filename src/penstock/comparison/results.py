@@ -79,6 +79,7 @@ class Trial:
     """One run of one scheme over all the rows, measured inside a process of its own."""
 
     rows: int
+    """Of the list."""
     written: int
     """Images."""
     wall: float
@@ -94,6 +95,7 @@ class Trial:
     busy: float
     """Share of the workers' time, from the first result on, inside the work."""
     workers: int
+    """Decoders, over all lanes."""
     shares: Shares
     """From the first result to the end, start aside."""
     timeline: tuple[Slice, ...] = ()
@@ -108,6 +110,7 @@ class Trial:
     crew: str = ""
     """What decoded: ``processes`` or ``threads``."""
     lanes: int = 1
+    """Pipelines side by side."""
 
     @property
     def images_per_second(self) -> float:

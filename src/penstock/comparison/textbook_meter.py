@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import threading
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -17,7 +15,7 @@ from penstock.comparison.results import Trial
 from penstock.comparison.textbook_steps import Loaded, Span, Timed
 from penstock.comparison.timeline import Reading, shares_at_work, timeline
 from penstock.comparison.trial import cpu_seconds
-from penstock.report.memory import resident_bytes
+from penstock.report.memory import machine_bytes, resident_bytes
 
 __all__ = ["Kept", "Meter"]
 
@@ -36,7 +34,7 @@ class Kept:
 
     def __init__(self, rows: int) -> None:
         self._rows = rows
-        self._limit = _half_of_free_memory()
+        self._limit = (machine_bytes("MemAvailable") or UNKNOWN_MEMORY) // 2
         self._lock = threading.Lock()
         self._images = 0
         self._bytes = 0
@@ -61,15 +59,6 @@ class Kept:
         with self._lock:
             self._images -= 1
             self._bytes -= loaded.nbytes
-
-
-def _half_of_free_memory() -> int:
-    """Bytes."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024 // 2
-    return UNKNOWN_MEMORY // 2
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from penstock.config import available_cores
+from penstock.report.memory import machine_bytes
 
 __all__ = ["machine_facts"]
 
@@ -16,12 +17,10 @@ PACKAGES = ("penstock", "aiohttp", "uvloop", "urllib3", "pillow", "numpy", "pyar
 
 def machine_facts() -> dict[str, str | int]:
     """Cores that may be used, processor, memory, system, Python, whether it has a GIL, versions of the libraries."""
-    model = next((value for name, value in _pairs("/proc/cpuinfo") if name == "model name"), platform.processor())
-    memory = next((int(value.split()[0]) for name, value in _pairs("/proc/meminfo") if name == "MemTotal"), 0)
     facts: dict[str, str | int] = {
         "cores": available_cores(),
-        "processor": model or "unknown",
-        "memory_gib": round(memory / 2**20),
+        "processor": _processor(),
+        "memory_gib": round((machine_bytes("MemTotal") or 0) / 2**30),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "gil": "on" if getattr(sys, "_is_gil_enabled", lambda: True)() else "off",
@@ -36,10 +35,10 @@ def _version(package: str) -> str:
         return "unknown"
 
 
-def _pairs(path: str) -> list[tuple[str, str]]:
-    """The ``name: value`` lines of a file; none where the system has no such file."""
+def _processor() -> str:
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        return []
-    return [(name.strip(), value.strip()) for name, _, value in (line.partition(":") for line in lines)]
+        lines = []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.processor()) or "unknown"

@@ -6,13 +6,23 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 try:
     import resource
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]  # the module is absent there
 
-__all__ = ["resident_bytes"]
+__all__ = ["machine_bytes", "resident_bytes"]
+
+
+def machine_bytes(name: Literal["MemTotal", "MemAvailable"]) -> int | None:
+    """What the system says of its memory, in bytes; None where it says nothing."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), None)
 
 
 def resident_bytes(others: Iterable[int] = ()) -> int:
