@@ -47,6 +47,8 @@ AGAIN = {
     Retry.ONCE: "once",
     Retry.BACKOFF: "yes",
     Retry.HOST: "yes, after a pause for the whole host",
+    Retry.LATER: "by a later run",
+    Retry.LOCAL: "not counted: the run pauses or stops, and no row ends so",
 }
 
 OPTIONS_OF: dict[Callable[..., Any], tuple[type[Any], ...]] = {

@@ -49,6 +49,8 @@ Encode = Literal["jpg", "png", "webp"]
 Format = Literal["webdataset", "parquet", "files", "arrays"]
 Strategy = Literal["auto", "threads", "processes", "hybrid", "asyncio"]
 Engine = Literal["local"]
+Regard = Literal["respect", "ignore"]
+Outage = Literal["wait", "ignore"]
 Workload = Literal["images", "io", "python", "native"]
 
 STRATEGIES: tuple[Strategy, ...] = ("threads", "processes", "hybrid", "asyncio", "auto")
@@ -124,6 +126,43 @@ def parse_networks(value: str | typing.Iterable[str]) -> tuple[str, ...]:
     ('127.0.0.0/8',)
     """
     return tuple(str(ipaddress.ip_network(name, strict=False)) for name in parse_names(value))
+
+
+def parse_hosts(value: str | typing.Iterable[str]) -> tuple[str, ...]:
+    """Host names in lower case, without leading and trailing dots, from ``a.com,b.org`` or an iterable.
+
+    >>> parse_hosts("Example.org, .ads.example.net")
+    ('example.org', 'ads.example.net')
+    """
+    return tuple(name.lower().strip(".") for name in parse_names(value))
+
+
+def parse_schemes(value: str | typing.Iterable[str]) -> tuple[str, ...]:
+    """Schemes of URLs from ``s3,gs`` or an iterable.
+
+    >>> parse_schemes("S3, gs://")
+    ('s3', 'gs')
+    """
+    schemes = tuple(name.lower().removesuffix("://").removesuffix(":") for name in parse_names(value))
+    wrong = next((name for name in schemes if not re.fullmatch(r"[a-z][a-z0-9+.-]*", name)), None)
+    if wrong is not None:
+        raise ValueError(f"{wrong!r} is no scheme; expected names such as s3 or gs")
+    return schemes
+
+
+def parse_name_server(value: str) -> str:
+    """Address and port of a name server; the port is 53 unless given.
+
+    >>> parse_name_server("9.9.9.9"), parse_name_server("[::1]:5353")
+    ('9.9.9.9:53', '[::1]:5353')
+    """
+    host, colon, port = value.rpartition(":")
+    if not colon or (":" in host and not host.endswith("]")):  # an address alone
+        host, port = value, "53"
+    address = ipaddress.ip_address(host.strip("[]"))
+    if not (port.isascii() and port.isdigit() and 0 < int(port) < 2**16):
+        raise ValueError(f"{port!r} is no port")
+    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
 
 
 def option(
@@ -240,6 +279,12 @@ class ImageConfig(_Config):
         metavar="PIXELS",
         shown="64MP",
     )
+    min_size: int = option(
+        2, "refuse images whose shorter side is below this, in pixels: 2 leaves out tracking pixels", at_least=1
+    )
+    max_aspect: float | None = option(
+        None, "refuse images whose longer side is more than so many times the shorter; default: no limit", at_least=1
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,6 +304,31 @@ class FetchConfig(_Config):
         "networks outside the public internet that may be fetched from, such as 127.0.0.0/8",
         parse=parse_networks,
         metavar="CIDR",
+    )
+    allow_scheme: tuple[str, ...] = option(
+        (),
+        "schemes of URLs beside http and https, such as s3 or gs: read by fsspec, under this machine's credentials",
+        parse=parse_schemes,
+        metavar="A,B",
+    )
+    deny_hosts: tuple[str, ...] = option(
+        (), "hosts not to be asked, with all that is below them, separated by commas", parse=parse_hosts, metavar="A,B"
+    )
+    robots: Regard = option("respect", "robots.txt of each host: skip what it forbids, or ignore it")
+    opt_outs: Regard = option(
+        "respect",
+        "X-Robots-Tag, tdm-reservation and Content-Usage of each answer: skip what they reserve, or ignore them",
+    )
+    assume_https: bool = option(False, "take URLs without a scheme for https")
+    insecure: bool = option(False, "do not verify the certificates of servers")
+    outage: Outage = option(
+        "wait", "when nobody can be reached any more: wait until this machine is back on the network, or ignore it"
+    )
+    dns: str | None = option(
+        None,
+        "ask this name server instead of the system's resolver; needs penstock[dns]",
+        parse=parse_name_server,
+        metavar="ADDRESS[:PORT]",
     )
     proxy: str | None = option(
         None, "send every request through this HTTP proxy; the address guard then covers the proxy only", metavar="URL"
@@ -283,6 +353,17 @@ class FlowConfig(_Config):
         2**30, "bound on what waits between the stages", at_least=2**24, parse=parse_size, metavar="SIZE", shown="1GiB"
     )
     decode_timeout: float = option(60.0, "seconds of work for one image in a worker process", at_least=0.05)
+    worker_memory: int | None = option(
+        None,
+        "memory that a worker process may take for one image; default: what --max-pixels can need, and no bound for a "
+        "transform of your own",
+        at_least=2**24,
+        parse=parse_size,
+        metavar="SIZE",
+    )
+    keep_poison: str | None = option(
+        None, "folder for the bytes of images that killed their worker process", metavar="DIR"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,6 +386,7 @@ class RunConfig(OutputConfig, FlowConfig, FetchConfig, ImageConfig):
     """All the options of `penstock.run` and ``penstock run``."""
 
     overwrite: bool = option(False, "delete what an earlier run left in the folder, and start anew")
+    verify: bool = option(False, "check the shards that are there first, and do again what is missing or damaged")
     retry_failed: bool = option(False, "of a finished run, fetch again the failed rows that are worth it")
     min_success: float = option(0.0, "exit with 3 if a smaller share of the rows was written", at_least=0, at_most=1)
     engine: Engine = option("local", "where the work is done")
@@ -348,7 +430,7 @@ class CompareConfig(_Config):
     )
 
 
-NOT_COMPARED = ("strategy", "overwrite", "retry_failed", "min_success", "engine")
+NOT_COMPARED = ("strategy", "overwrite", "verify", "retry_failed", "min_success", "engine")
 """Options of a run that a comparison, which makes many small ones, sets by itself."""
 
 

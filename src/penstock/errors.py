@@ -37,6 +37,8 @@ class PenstockError(Exception):
     """Base of everything that Penstock raises at its callers."""
 
     exit_code = 1
+    reason: Reason | None = None
+    """For a trouble of this machine: its ``local.*`` reason."""
 
 
 class ConfigError(PenstockError, ValueError):
@@ -67,10 +69,13 @@ class OutputError(PenstockError):
     """The output cannot be written."""
 
     exit_code = 5
+    reason = Reason.LOCAL_OUTPUT
 
 
 class WorkerError(PenstockError):
     """The workers cannot be started, or die as soon as they start."""
+
+    reason = Reason.LOCAL_WORKER
 
 
 class AccountError(PenstockError):

@@ -22,6 +22,7 @@ There is always a reader: the hub waits only for the queue of events, and every 
 
 from __future__ import annotations
 
+import dataclasses
 import queue
 import threading
 import time
@@ -33,8 +34,8 @@ from typing import Self
 
 from penstock.crew.base import Crew, CrewStatistics
 from penstock.crew.clock import Area
-from penstock.errors import WorkerError
-from penstock.fetch.base import Fetcher
+from penstock.errors import PenstockError
+from penstock.fetch.base import Fetcher, FetchStatistics
 from penstock.fetch.budget import ByteBudget
 from penstock.records import Failure, Fetched, Kind, Outcome, Result, Row, Settled
 
@@ -71,6 +72,7 @@ class LaneStatistics:
     """Time that the hub spent in the consumer."""
     download_seconds: float
     """Time that the downloads of the rows that reached the crew took, summed over the rows."""
+    fetch: FetchStatistics
     crew: CrewStatistics
 
     @classmethod
@@ -91,6 +93,7 @@ class LaneStatistics:
             capacity_seconds=sum(lane.capacity_seconds for lane in lanes),
             consumer_seconds=sum(lane.consumer_seconds for lane in lanes),
             download_seconds=sum(lane.download_seconds for lane in lanes),
+            fetch=FetchStatistics.sum(lane.fetch for lane in lanes),
             crew=CrewStatistics(
                 busy_seconds=sum(lane.crew.busy_seconds for lane in lanes),
                 occupied_seconds=sum(lane.crew.occupied_seconds for lane in lanes),
@@ -125,7 +128,7 @@ class Lane:
         self._lookahead = lookahead
         self._budget = budget
         self._result_bytes = result_bytes
-        self._events: queue.SimpleQueue[_Fetched | _Done | WorkerError | None] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[_Fetched | _Done | PenstockError | None] = queue.SimpleQueue()
         self._ready: deque[_Fetched] = deque()
         self._fetching = 0
         self._working: dict[int, int] = {}
@@ -138,7 +141,7 @@ class Lane:
         self._clock = _Clock()
 
     def __enter__(self) -> Self:
-        self._fetcher.start(self._on_fetched, self._budget)
+        self._fetcher.start(self._on_fetched, self._budget, self._events.put)
         try:
             self._crew.start(self._on_done, self._events.put)
         except BaseException:
@@ -172,7 +175,7 @@ class Lane:
         """Work off `rows`, lazily and in any order of completion; ends when all that entered have left.
 
         Raises:
-            WorkerError: the crew cannot work at all.
+            WorkerError: the crew, or the fetcher, cannot work at all.
         """
         source = iter(rows)
         self._clock.start()
@@ -242,11 +245,11 @@ class Lane:
             event = self._events.get_nowait()
         except queue.Empty:
             event = self._wait_for_event()
-        if isinstance(event, WorkerError):
+        if isinstance(event, PenstockError):
             raise event
         return event
 
-    def _wait_for_event(self) -> _Fetched | _Done | WorkerError | None:
+    def _wait_for_event(self) -> _Fetched | _Done | PenstockError | None:
         """The next event, a moment later than could be; see `BATCHING`."""
         time.sleep(BATCHING)
         try:
@@ -301,8 +304,7 @@ class Lane:
 
     def statistics(self) -> LaneStatistics:
         """Where the time went so far."""
-        crew = self._crew.statistics()
-        return self._clock.statistics(crew, self._crew.width)
+        return self._clock.statistics(self._fetcher.statistics(), self._crew.statistics(), self._crew.width)
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,9 +335,15 @@ class _Done:
 def _settled(event: _Done) -> Settled:
     result = event.result
     if isinstance(result.value, Failure):
-        return Settled(_failed(event.row, result.value, result.size, result.http_status, result.attempts))
+        failed = _failed(event.row, result.value, result.size, result.http_status, result.attempts)
+        return Settled(dataclasses.replace(failed, downgraded=result.downgraded))
     outcome = Outcome(
-        event.row, Kind.WRITTEN, http_status=result.http_status, attempts=result.attempts, size=result.size
+        event.row,
+        Kind.WRITTEN,
+        http_status=result.http_status,
+        attempts=result.attempts,
+        size=result.size,
+        downgraded=result.downgraded,
     )
     return Settled(outcome, result.value)
 
@@ -343,7 +351,7 @@ def _settled(event: _Done) -> Settled:
 def _failed(row: Row, failure: Failure, size: int, http_status: int | None = None, attempts: int = 0) -> Outcome:
     return Outcome(
         row,
-        Kind.FAILED,
+        failure.reason.kind,
         failure.reason,
         failure.detail,
         failure.http_status if failure.http_status is not None else http_status,
@@ -396,7 +404,7 @@ class _Clock:
             self._waiting += time.perf_counter() - self._waiting_since
             self._waiting_since = None
 
-    def statistics(self, crew: CrewStatistics, width: int) -> LaneStatistics:
+    def statistics(self, fetch: FetchStatistics, crew: CrewStatistics, width: int) -> LaneStatistics:
         now = self._ended or time.perf_counter()
         wall = max(now - self._started, 1e-9)
         capacity = now - self._working_since if self._working_since is not None else 0.0
@@ -411,5 +419,6 @@ class _Clock:
             capacity_seconds=width * capacity,
             consumer_seconds=self._consumer,
             download_seconds=self._download,
+            fetch=fetch,
             crew=crew,
         )

@@ -57,6 +57,10 @@ class Retry(enum.Enum):
     """Worth all the attempts that the options allow, with growing pauses."""
     HOST = "host"
     """As `BACKOFF`, and the pause holds for the whole host."""
+    LATER = "later"
+    """Not in this run; a later one may be luckier."""
+    LOCAL = "local"
+    """The fault is this machine's and not the URL's: the attempt is given back, and no row ever ends so."""
 
 
 class Reason(enum.StrEnum):
@@ -89,6 +93,21 @@ class Reason(enum.StrEnum):
         """The part before the dot: ``url``, ``dns``, ``http``, ``image`` and so on."""
         return self.value.partition(".")[0]
 
+    @property
+    def kind(self) -> Kind:
+        """How a row with this reason ends: not fetched on purpose, or failed."""
+        return Kind.SKIPPED if self.phase in ("policy", "optout") else Kind.FAILED
+
+    @property
+    def downloaded(self) -> bool:
+        """Whether the bytes had come: the row failed in the work on them."""
+        return self.phase in ("content", "image", "decode", "encode", "transform")
+
+    @property
+    def worth_retrying(self) -> bool:
+        """Whether a later run may be luckier."""
+        return self.retry is not Retry.NEVER
+
     URL_MISSING = "url.missing", Retry.NEVER, "the row has no URL (empty, null or blank)"
     URL_INVALID = (
         "url.invalid",
@@ -104,6 +123,7 @@ class Reason(enum.StrEnum):
     )
     URL_PORT_DENIED = "url.port_denied", Retry.NEVER, "the port is invalid or belongs to another protocol"
     URL_TOO_LONG = "url.too_long", Retry.NEVER, "the URL is longer than 8192 characters"
+    POLICY_DENIED = "policy.denied", Retry.NEVER, "the host is on --deny-hosts"
 
     DNS_NXDOMAIN = "dns.nxdomain", Retry.NEVER, "the host name does not exist"
     DNS_TEMPORARY = "dns.temporary", Retry.BACKOFF, "the resolver failed for the moment"
@@ -122,6 +142,12 @@ class Reason(enum.StrEnum):
     TLS_TIMEOUT = "tls.timeout", Retry.ONCE, "the server accepted the connection and never finished the TLS handshake"
     TLS_CERTIFICATE = "tls.certificate", Retry.NEVER, "the server's certificate is expired, unknown or for another name"
     TLS_PROTOCOL = "tls.protocol", Retry.NEVER, "the server does not speak a TLS that can be used"
+
+    HOST_UNAVAILABLE = (
+        "host.unavailable",
+        Retry.LATER,
+        "the host did not answer several times in a row, and was not asked for this row",
+    )
 
     HTTP_NOT_FOUND = "http.not_found", Retry.NEVER, "404: the server has no such thing"
     HTTP_GONE = "http.gone", Retry.NEVER, "410: the server says that it is gone for good"
@@ -151,6 +177,22 @@ class Reason(enum.StrEnum):
     TIMEOUT_TOTAL = "timeout.total", Retry.ONCE, "the attempt took longer than --timeout"
     TIMEOUT_IDLE = "timeout.idle", Retry.BACKOFF, "the server fell silent"
     TIMEOUT_LOW_SPEED = "timeout.low_speed", Retry.ONCE, "the body came slower than the floor of speed"
+    STORAGE_NOT_FOUND = "storage.not_found", Retry.NEVER, "the storage has no such object"
+    STORAGE_FORBIDDEN = "storage.forbidden", Retry.NEVER, "the storage wants other credentials, or refuses"
+    STORAGE_ERROR = "storage.error", Retry.BACKOFF, "the storage failed in another way"
+
+    OPTOUT_ROBOTS = "optout.robots", Retry.NEVER, "the host's robots.txt forbids it"
+    OPTOUT_ROBOTS_UNREACHABLE = (
+        "optout.robots_unreachable",
+        Retry.LATER,
+        "the host's robots.txt could not be read (5xx, 429, time-out): as good as forbidden, says RFC 9309",
+    )
+    OPTOUT_HEADER = (
+        "optout.header",
+        Retry.NEVER,
+        "the answer's X-Robots-Tag (noai, noimageai, noindex, noimageindex, none, noml) or Content-Usage forbids it",
+    )
+    OPTOUT_TDM = "optout.tdm", Retry.NEVER, "the answer reserves text and data mining (tdm-reservation: 1)"
 
     CONTENT_NOT_IMAGE = "content.not_image", Retry.NEVER, "the bytes are no image (a page, JSON, text …)"
     CONTENT_UNSUPPORTED = "content.unsupported", Retry.NEVER, "an image of a kind that is not decoded (SVG, PSD …)"
@@ -158,17 +200,36 @@ class Reason(enum.StrEnum):
     IMAGE_CORRUPT = "image.corrupt", Retry.NEVER, "the image file is damaged"
     IMAGE_TOO_MANY_PIXELS = "image.too_many_pixels", Retry.NEVER, "the image has more pixels than --max-pixels"
     IMAGE_ZERO_SIZE = "image.zero_size", Retry.NEVER, "the image has no pixels"
+    IMAGE_TOO_SMALL = "image.too_small", Retry.NEVER, "the image's shorter side is below --min-size"
+    IMAGE_ASPECT = "image.aspect", Retry.NEVER, "the image is more elongated than --max-aspect"
+    IMAGE_TOO_MANY_SCANS = (
+        "image.too_many_scans",
+        Retry.NEVER,
+        "a progressive JPEG with more than 256 scans, which would take minutes of CPU",
+    )
     IMAGE_METADATA_BOMB = "image.metadata_bomb", Retry.NEVER, "the image's metadata unpacks to an absurd size"
 
     DECODE_TIMEOUT = "decode.timeout", Retry.NEVER, "decoding took longer than the deadline, and was killed"
     DECODE_CRASH = "decode.crash", Retry.NEVER, "the process that decoded this image died, twice"
-    DECODE_MEMORY = "decode.memory", Retry.NEVER, "decoding ran out of memory"
+    DECODE_OOM = (
+        "decode.oom",
+        Retry.LATER,
+        "the process that decoded this image was killed (SIGKILL), twice: the system's answer to a lack of memory",
+    )
+    DECODE_MEMORY = "decode.memory", Retry.NEVER, "decoding needs more memory than --worker-memory"
     ENCODE_FAILED = "encode.failed", Retry.NEVER, "the result cannot be encoded (too large for its format)"
     TRANSFORM_ERROR = (
         "transform.error",
         Retry.NEVER,
         "the user's transform raised an exception or returned something unusable",
     )
+
+    LOCAL_DESCRIPTORS = "local.descriptors", Retry.LOCAL, "this machine has no file descriptor left for a connection"
+    LOCAL_PORTS = "local.ports", Retry.LOCAL, "this machine has no port or buffer left for a connection"
+    LOCAL_DNS_DOWN = "local.dns_down", Retry.LOCAL, "this machine's resolver answers nothing any more"
+    LOCAL_NETWORK_DOWN = "local.network_down", Retry.LOCAL, "this machine reaches nobody any more"
+    LOCAL_WORKER = "local.worker", Retry.LOCAL, "the worker processes cannot be started, or die at once: the run stops"
+    LOCAL_OUTPUT = "local.output", Retry.LOCAL, "the output cannot be written (no room, I/O error): the run stops"
 
 
 _REASONS = {reason.value: reason for reason in Reason}
@@ -228,6 +289,10 @@ class Fetched:
     """From the start of the first attempt to the last byte, pauses included."""
     body_seconds: float = 0.0
     """From the head of the answer to the last byte. Known where it was fetched; a worker process is not told."""
+    server_type: str = ""
+    """The answer's Content-Type, as far as it is printable; nothing is decided by it."""
+    downgraded: bool = False
+    """A redirect led from https to http."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +329,8 @@ class Facts:
     """Of the downloaded bytes, in hexadecimal."""
     exif: str | None = None
     """EXIF tags as a JSON object, when there are any."""
+    frames: int | None = None
+    """Of the file: 1 for a still image. The first one is used; the others are counted, up to a bound, not decoded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,6 +359,8 @@ class Result:
     size: int = 0
     """Bytes downloaded for the row."""
     fetch_seconds: float = 0.0
+    downgraded: bool = False
+    """A redirect led from https to http."""
 
     @classmethod
     def of(cls, value: Sample | Failure, fetched: tuple[Fetched, ...], seconds: float = 0.0) -> Result:
@@ -303,6 +372,7 @@ class Result:
             attempts=max((part.attempts for part in fetched), default=0),
             size=sum(len(part.data) for part in fetched),
             fetch_seconds=max((part.seconds for part in fetched), default=0.0),
+            downgraded=any(part.downgraded for part in fetched),
         )
 
 
@@ -319,6 +389,8 @@ class Outcome:
     attempts: int = 0
     size: int = 0
     """Bytes downloaded for the row."""
+    downgraded: bool = False
+    """A redirect led from https to http."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ import pytest
 import trustme
 
 from penstock.config import FetchConfig
+from penstock.errors import PenstockError
 from penstock.fetch import pool
 from penstock.fetch.base import Fetcher
 from penstock.fetch.budget import ByteBudget
@@ -229,6 +230,7 @@ class Basket:
         self.budget = ByteBudget(limit)
         self.rows: dict[int, tuple[Fetched | Failure, ...]] = {}
         self.peak = 0
+        self.broken: list[PenstockError] = []
         self._keep = keep
         self._condition = threading.Condition()
 
@@ -279,13 +281,14 @@ def fetch(
     """The outcome of each URL, fetched at the same time."""
     basket = Basket()
     fetcher = make(options or config(), **{"limits": QUICK} | arguments)
-    fetcher.start(basket.deliver, basket.budget)
+    fetcher.start(basket.deliver, basket.budget, basket.broken.append)
     try:
         for row in rows_of(*urls):
             fetcher.submit(row)
         basket.wait(len(urls))
     finally:
         fetcher.close()
+    assert not basket.broken
     assert basket.budget.used == 0, "the reservation of a row is the size of its bytes"
     return [basket.rows[index][0] for index in range(len(urls))]
 
@@ -487,7 +490,7 @@ def test_connections_are_kept(make: Callable[..., Fetcher], server: Server) -> N
     paths = ["ok", "status/404", "to/~ok", "chunked"] * 5
     basket = Basket()
     fetcher = make(config(per_host=1))
-    fetcher.start(basket.deliver, basket.budget)
+    fetcher.start(basket.deliver, basket.budget, basket.broken.append)
     for row in rows_of(*(f"{server.base}/{path}" for path in paths)):
         fetcher.submit(row)
     basket.wait(len(paths))
@@ -513,7 +516,7 @@ def test_idle_connections_are_bounded(server: Server) -> None:
     resolver = Resolver(AddressGuard(LOOPBACK), lambda host: ["127.0.0.1"])
     basket = Basket()
     fetcher = ThreadFetcher(config(connections=1), resolver=resolver)
-    fetcher.start(basket.deliver, basket.budget)
+    fetcher.start(basket.deliver, basket.budget, basket.broken.append)
     for row in rows_of(*(f"http://host{i}.example:{server.port}/ok" for i in range(40))):
         fetcher.submit(row)
     basket.wait(40)
@@ -671,7 +674,7 @@ def test_parts_come_together(make: Callable[..., Fetcher], server: Server) -> No
     """A row with several requests is delivered once, with an entry for each of them in their order."""
     basket = Basket()
     fetcher = make(config())
-    fetcher.start(basket.deliver, basket.budget)
+    fetcher.start(basket.deliver, basket.budget, basket.broken.append)
     paths = ["ok", "status/404", "chunked", "ok"]
     requests = tuple(Request(str(i), f"{server.base}/{path}") for i, path in enumerate(paths))
     fetcher.submit(Row(0, (*requests, Request("none", None))))
@@ -687,7 +690,7 @@ def test_one_slow_host_holds_up_nobody(make: Callable[..., Fetcher], server: Ser
     resolver = Resolver(AddressGuard(LOOPBACK), lambda host: ["127.0.0.1"])
     basket = Basket()
     fetcher = make(config(per_host=2, connections=4), resolver=resolver)
-    fetcher.start(basket.deliver, basket.budget)
+    fetcher.start(basket.deliver, basket.budget, basket.broken.append)
     slow = [f"http://slow.example:{server.port}/silent"] * 10
     quick = [f"http://quick.example:{server.port}/ok"] * 10
     for row in rows_of(*slow, *quick):
@@ -703,7 +706,7 @@ def test_a_limited_host_is_held_and_the_others_go_on(make: Callable[..., Fetcher
     resolver = Resolver(AddressGuard(LOOPBACK), lambda host: ["127.0.0.1"])
     basket = Basket()
     fetcher = make(config(per_host=1, retries=1), resolver=resolver)
-    fetcher.start(basket.deliver, basket.budget)
+    fetcher.start(basket.deliver, basket.budget, basket.broken.append)
     limited = [f"http://limited.example:{server.port}/flaky/429-9999", f"http://limited.example:{server.port}/ok"]
     for row in rows_of(*limited, f"http://free.example:{server.port}/ok"):
         fetcher.submit(row)
@@ -720,7 +723,7 @@ def test_the_budget_holds_and_never_locks_up(make: Callable[..., Fetcher], serve
     """Bodies larger than the whole budget come through one at a time, with and without a known length."""
     basket = Basket(limit)
     fetcher = make(config())
-    fetcher.start(basket.deliver, basket.budget)
+    fetcher.start(basket.deliver, basket.budget, basket.broken.append)
     paths = ["size/700000", "ok", "chunked", "until_close", "size/400000", "status/404"] * 4
     for row in rows_of(*(f"{server.base}/{path}" for path in paths)):
         fetcher.submit(row)
@@ -735,7 +738,7 @@ def test_a_full_budget_stops_new_rows_until_it_is_given_back(make: Callable[...,
     """Delivered bytes count until the flow releases them; waiting costs the rows neither time nor attempts."""
     basket = Basket(2_000_000, keep=True)
     fetcher = make(config(), limits=QUICK)
-    fetcher.start(basket.deliver, basket.budget)
+    fetcher.start(basket.deliver, basket.budget, basket.broken.append)
     for row in rows_of(*[f"{server.base}/size/900000"] * 6):
         fetcher.submit(row)
     for count in range(1, 7):
@@ -752,7 +755,7 @@ def test_close_leaves_nothing(make: Callable[..., Fetcher], server: Server, path
     """Closing in the middle of things ends at once, may be repeated, and (see conftest) leaves no thread or descriptor."""
     basket = Basket()
     fetcher = make(config(retries=2, max_bytes=2**40))
-    fetcher.start(basket.deliver, basket.budget)
+    fetcher.start(basket.deliver, basket.budget, basket.broken.append)
     for row in rows_of(*[f"{server.base}/{path}"] * 6):
         fetcher.submit(row)
     while not server.requests:
@@ -768,7 +771,7 @@ def test_close_waits_for_no_handshake(make: Callable[..., Fetcher]) -> None:
     basket = Basket()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         fetcher = make(config(), limits=Limits(total=1000.0, connect=1000.0))
-        fetcher.start(basket.deliver, basket.budget)
+        fetcher.start(basket.deliver, basket.budget, basket.broken.append)
         fetcher.submit(rows_of(f"https://127.0.0.1:{listener.getsockname()[1]}/")[0])
         connection, _ = listener.accept()
         with connection:
@@ -781,7 +784,7 @@ def test_close_without_rows(make: Callable[..., Fetcher]) -> None:
     """A fetcher that never got a row closes all the same."""
     basket = Basket()
     fetcher = make(config())
-    fetcher.start(basket.deliver, basket.budget)
+    fetcher.start(basket.deliver, basket.budget, basket.broken.append)
     fetcher.close()
 
 

@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 
 from penstock.crew.base import CrewStatistics
 from penstock.errors import WorkerError
+from penstock.fetch.base import FetchStatistics
 from penstock.fetch.budget import ByteBudget
 from penstock.records import Failure, Fetched, Reason, Result, Row, Sample
 
@@ -63,8 +64,8 @@ class FakeFetcher:
         self._seed = seed
         self._size = size
 
-    def start(self, deliver: Callable[..., None], budget: ByteBudget) -> None:
-        self._deliver, self.budget = deliver, budget
+    def start(self, deliver: Callable[..., None], budget: ByteBudget, on_broken: Callable[..., None], /) -> None:
+        self._deliver, self.budget, self.on_broken = deliver, budget, on_broken
         self.shuffler: Shuffler[Row] = Shuffler(self._seed, self._finish)
 
     def submit(self, row: Row) -> None:
@@ -77,6 +78,9 @@ class FakeFetcher:
         else:
             self.budget.reserve(self._size)
             self._deliver(row, (Fetched("image", b"x" * self._size, 200, 1, 0.01),))
+
+    def statistics(self) -> FetchStatistics:
+        return FetchStatistics()
 
     def close(self) -> None:
         self.closed += 1

@@ -37,9 +37,6 @@ FEW = 24
 PROBE_SECONDS = 10.0
 """That the probe of the GIL may take beyond the time that the options allow for one image."""
 
-WORK_PHASES = ("content", "image", "decode", "encode", "transform")
-"""Of reasons: what fails in these was downloaded, and may well succeed under another strategy."""
-
 
 @dataclass(slots=True)
 class Bench:
@@ -116,7 +113,7 @@ class Bench:
             shutil.rmtree(task.folder, ignore_errors=True)
         for row in measured.failed:
             self.failed.setdefault(row.index, row)
-        reached_work = any(Reason.named(row.reason).phase in WORK_PHASES for row in measured.failed)
+        reached_work = any(Reason.named(row.reason).downloaded for row in measured.failed)
         self.nothing_came = not measured.trial.written and not reached_work
         return measured.trial
 

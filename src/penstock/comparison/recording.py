@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from penstock.config import FetchConfig, RunConfig
-from penstock.errors import ItemError, OutputError
+from penstock.errors import ItemError, OutputError, PenstockError
 from penstock.fetch.budget import ByteBudget
 from penstock.fetch.client import AsyncFetcher
 from penstock.fetch.descriptors import raise_limit
@@ -85,17 +85,20 @@ def record(rows: Sequence[Row], config: RunConfig, folder: Path) -> tuple[Record
     """
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    answers: queue.SimpleQueue[tuple[Row, tuple[Fetched | Failure, ...]]] = queue.SimpleQueue()
+    answers: queue.SimpleQueue[tuple[Row, tuple[Fetched | Failure, ...]] | PenstockError] = queue.SimpleQueue()
     budget = ByteBudget(config.memory // BUDGET_SHARE)
     recorded: dict[int, Recorded] = {}
     raise_limit()
     fetcher = AsyncFetcher(config.part(FetchConfig))
-    fetcher.start(lambda row, parts: answers.put((row, parts)), budget)
+    fetcher.start(lambda row, parts: answers.put((row, parts)), budget, answers.put)
     with contextlib.closing(fetcher):
         for row in rows:  # all of them: they are in memory anyway, and the budget bounds what comes for them
             fetcher.submit(dataclasses.replace(row, requests=row.requests[:1]))
         for _ in rows:
-            row, (part,) = answers.get()
+            answer = answers.get()
+            if isinstance(answer, PenstockError):
+                raise answer
+            row, (part,) = answer
             recorded[row.index] = _keep(row, part, folder)
             budget.release(len(part.data) if isinstance(part, Fetched) else 0)
     return tuple(recorded[row.index] for row in rows)

@@ -51,6 +51,7 @@ KEEP = 4 * 2**20
 NOTES_AT_ONCE = 16
 """More than are ever under way."""
 
+_of_part = operator.attrgetter(*(spec.name for spec in dataclasses.fields(Fetched)[2:]))  # all but name and data
 _of_facts = operator.attrgetter(*(spec.name for spec in dataclasses.fields(Facts)))
 _of_cost = operator.attrgetter(*(spec.name for spec in dataclasses.fields(Result) if spec.name != "value"))
 
@@ -87,7 +88,7 @@ def pack(value: object) -> Packed:
 
 def pack_job(row: Row, fetched: tuple[Fetched, ...]) -> Packed:
     """A row and its bytes; `unpack_job` is the other end."""
-    parts = [(p.part, pickle.PickleBuffer(p.data), p.http_status, p.attempts, p.seconds) for p in fetched]
+    parts = [(p.part, pickle.PickleBuffer(p.data), *_of_part(p)) for p in fetched]
     return pack((row, parts))
 
 

@@ -34,7 +34,7 @@ from aiohttp.tracing import Trace
 
 from penstock.config import FetchConfig
 from penstock.errors import ItemError
-from penstock.fetch.base import Deliver
+from penstock.fetch.base import Deliver, FetchStatistics, OnBroken
 from penstock.fetch.budget import ByteBudget
 from penstock.fetch.dns import Resolver
 from penstock.fetch.faults import BlockedAddressError, translate_os_error
@@ -96,8 +96,9 @@ class AsyncFetcher:
         self._loop: asyncio.AbstractEventLoop
         self._stopping: asyncio.Event
 
-    def start(self, deliver: Deliver, budget: ByteBudget) -> None:
+    def start(self, deliver: Deliver, budget: ByteBudget, on_broken: OnBroken, /) -> None:
         """Start the loop's thread."""
+        self._on_broken = on_broken
         self._deliver = deliver
         self._budget = budget
         self._dispatch = Dispatch(self._config, budget, self._notify)
@@ -110,6 +111,10 @@ class AsyncFetcher:
         """Take one row; never blocks."""
         self._inbox.append(row)
         self._notify()
+
+    def statistics(self) -> FetchStatistics:
+        """What was done so far."""
+        return FetchStatistics()
 
     def close(self) -> None:
         """Cancel what is under way, close all connections, end the thread."""

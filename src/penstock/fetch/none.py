@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from penstock.fetch.base import Deliver
+from penstock.fetch.base import Deliver, FetchStatistics, OnBroken
 from penstock.fetch.budget import ByteBudget
 from penstock.records import Row
 
@@ -17,7 +17,7 @@ class NoFetcher:
         self._deliver: Deliver | None = None
         self._budget: ByteBudget | None = None
 
-    def start(self, deliver: Deliver, budget: ByteBudget) -> None:
+    def start(self, deliver: Deliver, budget: ByteBudget, _on_broken: OnBroken, /) -> None:
         """Remember where rows go."""
         self._deliver = deliver
         self._budget = budget
@@ -28,6 +28,10 @@ class NoFetcher:
         assert self._budget is not None
         self._budget.reserve(0)
         self._deliver(row, ())
+
+    def statistics(self) -> FetchStatistics:
+        """The workers that fetch keep none."""
+        return FetchStatistics()
 
     def close(self) -> None:
         """Nothing was opened."""

@@ -31,7 +31,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from penstock.config import FetchConfig
 from penstock.errors import ItemError
-from penstock.fetch.base import Deliver
+from penstock.fetch.base import Deliver, FetchStatistics, OnBroken
 from penstock.fetch.budget import ByteBudget
 from penstock.fetch.dns import Resolver
 from penstock.fetch.faults import translate_os_error
@@ -96,9 +96,10 @@ class ThreadFetcher:
         self._idle = 0
         self._attempts: set[_Attempt] = set()
 
-    def start(self, deliver: Deliver, budget: ByteBudget) -> None:
+    def start(self, deliver: Deliver, budget: ByteBudget, on_broken: OnBroken, /) -> None:
         """Start the watchdog; the other threads are started by the first rows."""
         self._deliver = deliver
+        self._on_broken = on_broken
         self._budget = budget
         self._dispatch = Dispatch(self._web.config, budget, self._wake)
         self._threads.append(threading.Thread(target=self._watch, name="penstock-watchdog", daemon=True))
@@ -110,6 +111,10 @@ class ThreadFetcher:
             done = self._dispatch.admit(row, time.monotonic())
         self._hand_out(done)
         self._wake()
+
+    def statistics(self) -> FetchStatistics:
+        """What was done so far."""
+        return FetchStatistics()
 
     def close(self) -> None:
         """Break off what is under way, close all connections, end the threads."""
@@ -245,7 +250,7 @@ class SyncClient:
     @cached_property
     def _fetcher(self) -> ThreadFetcher:
         fetcher = ThreadFetcher(dataclasses.replace(self._config, connections=1))
-        fetcher.start(lambda _, parts: self._answers.put(parts), self._budget)
+        fetcher.start(lambda _, parts: self._answers.put(parts), self._budget, lambda _: self._answers.put(None))
         return fetcher
 
 

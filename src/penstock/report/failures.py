@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from penstock.errors import SourceError
-from penstock.records import Kind, Reason, Retry, ShardReport
+from penstock.records import Kind, Reason, ShardReport
 
 __all__ = ["FailedRow", "ReasonGroup", "group_by_reason", "read_failures"]
 
@@ -42,7 +42,7 @@ class FailedRow:
     @property
     def worth_retrying(self) -> bool:
         """Whether the reason is one that may pass with time."""
-        return Reason.named(self.reason).retry is not Retry.NEVER
+        return Reason.named(self.reason).worth_retrying
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ def group_by_reason(failures: Iterable[FailedRow], examples: int = 3) -> list[Re
             reason,
             counts[reason],
             Reason.named(reason).meaning,
-            Reason.named(reason).retry is not Retry.NEVER,
+            Reason.named(reason).worth_retrying,
             tuple(shown[reason]),
         )
         for reason in sorted(counts, key=lambda name: (-counts[name], name))

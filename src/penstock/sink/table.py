@@ -37,10 +37,11 @@ _COLUMNS = pa.schema(
         "original_height": pa.int32(),
         "sha256": pa.string(),
         "exif": pa.string(),
+        "frames": pa.int32(),
+        "downgraded": pa.bool_(),
     }
 )
 _CAPTION = "caption"
-_FETCH_PHASES = frozenset({"url", "dns", "ssrf", "connect", "tls", "http", "body", "timeout"})
 _GROUP_ROWS = 1000
 """Rows in a row group: what readers shuffle by, and enough for the columns to compress."""
 _GROUP_BYTES = 2**24
@@ -99,6 +100,8 @@ class TableLayout:
             "original_height": facts.original_height,
             "sha256": facts.sha256,
             "exif": facts.exif,
+            "frames": facts.frames,
+            "downgraded": outcome.downgraded,
         }
         if self.caption:
             meta[_CAPTION] = row.caption
@@ -125,8 +128,7 @@ def status_of(outcome: Outcome) -> str:
     """The outcome in the three words that readers of img2dataset's shards know."""
     if outcome.kind is Kind.WRITTEN:
         return "success"
-    downloaded = outcome.kind is Kind.FAILED and outcome.reason and outcome.reason.phase not in _FETCH_PHASES
-    return "failed_to_resize" if downloaded else "failed_to_download"
+    return "failed_to_resize" if outcome.reason is not None and outcome.reason.downloaded else "failed_to_download"
 
 
 def _common_types(metas: Iterator[Mapping[str, Any]], names: Sequence[str]) -> dict[str, pa.DataType]:
