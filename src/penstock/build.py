@@ -30,7 +30,7 @@ from penstock.fetch.none import NoFetcher
 from penstock.flow import Lane
 from penstock.image.work import ImageWork, Transform, TransformWork
 
-__all__ = ["Setup", "build_lane", "build_work", "choose"]
+__all__ = ["Setup", "build_lane", "build_work", "check_fetchable", "choose"]
 
 CORES_PER_LANE = 6
 """One event loop and one hub fill a core at about this many decoders (0.5 ms against 4 ms a row)."""
@@ -85,6 +85,23 @@ def choose(config: RunConfig, *, cores: int | None = None, splittable: bool = Tr
             return Setup("asyncio", "processes" if isolated else "threads", workers, lanes)
         case "auto":
             return Setup("asyncio", "processes" if isolated and gil_enabled() else "threads", workers, lanes)
+
+
+def check_fetchable(config: FetchConfig) -> None:
+    """See that what the options need for fetching is installed.
+
+    Raises:
+        MissingExtraError: a package is missing; the message has the pip line.
+        ConfigError: a scheme of ``--allow-scheme`` is none of a storage.
+    """
+    if config.allow_scheme:
+        from penstock.fetch.storage import check_schemes
+
+        check_schemes(config.allow_scheme)
+    if config.dns is not None:
+        from penstock.fetch.name_server import NameServer
+
+        NameServer(config.dns)
 
 
 def build_work(config: RunConfig, transform: Transform | None) -> Work:

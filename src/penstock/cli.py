@@ -28,11 +28,14 @@ from rich.console import Console
 from penstock import __version__
 from penstock.config import NOT_COMPARED, CompareConfig, RunConfig, Strategy
 from penstock.errors import ConfigError, PenstockError, SourceError
+from penstock.records import Reason
 
 if typing.TYPE_CHECKING:
     from rich.console import RenderableType
 
     from penstock.comparison.compare import OnStep
+    from penstock.engines.work import Progress
+    from penstock.flow import LaneStatistics
     from penstock.report.report import Report
     from penstock.runner import OnProgress, Run
 
@@ -99,7 +102,12 @@ def run(
     from penstock.runner import Run, make_config
 
     settings = make_config(None, (_read_config(config) if config else {}) | given(options))
-    report, code = _execute(Run(source, out, config=settings), _Show(quiet=quiet, json=json))
+    show = _Show(quiet=quiet, json=json)
+    if settings.proxy is not None:
+        show.note(
+            "--proxy: where the proxy connects to is for the proxy to judge; the address guard covers the proxy only"
+        )
+    report, code = _execute(Run(source, out, config=settings), show)
     return 3 if code == 0 and report.success < settings.min_success else code
 
 
@@ -223,7 +231,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except cyclopts.CycloptsError as error:
         return _complain(str(error).rstrip("."), 2)
     except PenstockError as error:
-        return _complain(str(error), error.exit_code)
+        local = f" ({error.reason.value})" if error.reason is not None else ""
+        return _complain(f"{error}{local}", error.exit_code)
     except _Signalled as signalled:
         return 128 + signalled.number
     except KeyboardInterrupt:
@@ -313,9 +322,17 @@ class _Show:
             yield lambda _progress, _statistics: None
             return
         with progress_bar(self._stderr, total) as update:
-            yield lambda progress, _: update(
-                progress.settled + progress.recovered, progress.failed, progress.bytes_downloaded
-            )
+            waiting = ""
+
+            def show(progress: Progress, statistics: LaneStatistics) -> None:
+                nonlocal waiting
+                if statistics.fetch.trouble != waiting:
+                    waiting = statistics.fetch.trouble
+                    self.note(f"waiting: {waiting}, {Reason.named(waiting).meaning}" if waiting else "going on")
+                done = progress.settled + progress.recovered
+                update(done, progress.failed, progress.bytes_downloaded, waiting)
+
+            yield show
 
 
 def _execute(run: Run, show: _Show) -> tuple[Report, int]:

@@ -9,6 +9,7 @@ or cannot go on::
     ├── MissingExtraError          2  an optional package is needed; the message has the pip line
     ├── OutputRefusedError         4  the folder holds another run, or another process works in it
     ├── OutputError                5  the output cannot be written: no room, read-only, I/O error
+    ├── LocalError                 1  this machine has no descriptors or ports left for a run
     ├── WorkerError                1  the workers cannot be started or die at once
     └── AccountError               1  the account does not close: a bug in Penstock, please report it
 
@@ -24,6 +25,7 @@ __all__ = [
     "AccountError",
     "ConfigError",
     "ItemError",
+    "LocalError",
     "MissingExtraError",
     "OutputError",
     "OutputRefusedError",
@@ -70,6 +72,22 @@ class OutputError(PenstockError):
 
     exit_code = 5
     reason = Reason.LOCAL_OUTPUT
+
+
+class LocalError(PenstockError):
+    """This machine lacks something that a run cannot do without, and waiting did not help: descriptors, ports."""
+
+    def __init__(self, reason: Reason, detail: str = "") -> None:
+        super().__init__(
+            f"{reason.meaning}, and none became free ({detail}); raise the limit (ulimit -n) or lower --connections, "
+            "and run again: it goes on from here"
+        )
+        self.reason: Reason = reason
+        self._detail = detail
+
+    def __reduce__(self) -> tuple[type[LocalError], tuple[Reason, str]]:
+        """As it was made: lane processes send it to their parent."""
+        return LocalError, (self.reason, self._detail)
 
 
 class WorkerError(PenstockError):

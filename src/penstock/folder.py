@@ -13,18 +13,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from io import BytesIO, FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from penstock.errors import OutputError, OutputRefusedError, SourceError
+from penstock.errors import OutputRefusedError, SourceError
 from penstock.ledger import Ledger
+from penstock.records import ShardReport
 from penstock.report.report import Report
-from penstock.sink.disk import remove, sync
+from penstock.sink.disk import BLOCK, remove, sync, writing
 
 try:
     import fcntl
@@ -56,9 +57,11 @@ class OutputFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock: int | None = None
+        self._journal_size: int | None = None
+        """Bytes of the journal's whole lines; None before they are read, or the first one is written."""
 
     def __enter__(self) -> Self:
-        with _diagnosed(f"cannot write to {self.path}"):
+        with writing(self.path):
             self._refuse_foreign()
             (self.path / HIDDEN).mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
@@ -75,9 +78,10 @@ class OutputFolder:
         self._release()
 
     def _release(self) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            with contextlib.suppress(OSError):  # it is free all the same
+                os.close(lock)
 
     def _refuse_foreign(self) -> None:
         """Only a journal says that the files beside it may be ours: it gets its first line before the first of them."""
@@ -111,17 +115,21 @@ class OutputFolder:
         journal = self.path / JOURNAL
         if not journal.exists():
             return Ledger()
-        with _diagnosed(f"cannot read {journal}"):
+        with writing(self.path, what="read the journal of"):
             data = journal.read_bytes()
-            whole = data.rfind(b"\n") + 1
-            if whole < len(data):
-                os.truncate(journal, whole)
+            self._journal_size = data.rfind(b"\n") + 1
+            if self._journal_size < len(data):
+                os.truncate(journal, self._journal_size)
         return _replay(journal, data)
 
     def append(self, entry: Mapping[str, Any]) -> None:
-        """Add a line to the journal and wait until the disk has it; after an error the journal is as it was before."""
+        """Add a line to the journal and wait until the disk has it; after an error the journal is as it was before.
+
+        Raises:
+            OutputError: among others, when somebody has deleted the journal since it was read.
+        """
         line = _json(entry, separators=(",", ":"))
-        with _diagnosed(f"cannot write the journal of {self.path}"), (self.path / JOURNAL).open("ab", 0) as journal:
+        with writing(self.path, max(BLOCK, len(line)), "write the journal of"), self._open_journal() as journal:
             before = journal.tell()
             try:
                 while line:
@@ -129,41 +137,60 @@ class OutputFolder:
                 os.fsync(journal.fileno())
                 if not before:
                     sync(self.path / HIDDEN)
+                self._journal_size = journal.tell()
             except BaseException:
                 with contextlib.suppress(OSError):
                     journal.truncate(before)  # half a line, with the next one behind it, would spoil the journal
                 raise
 
+    def _open_journal(self) -> FileIO:
+        """The journal at its end; only its first line may make it.
+
+        Raises:
+            OSError: it is gone, or what an append that failed has left behind the last line cannot be cut off.
+        """
+        flags = os.O_WRONLY | os.O_APPEND | (0 if self._journal_size else os.O_CREAT)
+        journal = FileIO(os.open(self.path / JOURNAL, flags, 0o644), "ab")
+        try:
+            if self._journal_size is not None and journal.seek(0, os.SEEK_END) > self._journal_size:
+                journal.truncate(self._journal_size)
+                journal.seek(0, os.SEEK_END)
+        except BaseException:
+            journal.close()
+            raise
+        return journal
+
     def write_report(self, report: Mapping[str, Any]) -> None:
         """Replace ``report.json`` in one step."""
-        temporary = self.path / HIDDEN / REPORT
-        with _diagnosed(f"cannot write {self.path / REPORT}"):
-            temporary.write_bytes(_json(report, indent=2))
+        temporary, data = self.path / HIDDEN / REPORT, _json(report, indent=2)
+        with writing(self.path, max(BLOCK, len(data)), f"write {REPORT} into"):
+            temporary.write_bytes(data)
             temporary.replace(self.path / REPORT)
+
+    def take_back(self, lost: Iterable[ShardReport]) -> None:
+        """Delete the files of shards that exist no more, and the report, which counts them."""
+        for report in lost:
+            for file in report.files:
+                self._remove(file.name)
+        self._remove(REPORT)
 
     def clear(self, ledger: Ledger) -> None:
         """Delete what an earlier run left: its shards, report, journal and work in progress; nothing else.
 
-        The journal goes last: should this be cut short, what is left still says whose it is.
+        The journal's first line goes last: should this be cut short, what is left still says whose it is, and that no
+        shard exists.
         """
-        for report in ledger.shards.values():
-            for file in report.files:
-                self._remove(file.name)
-        for name in (REPORT, SPOOL, SCRATCH, JOURNAL):
+        with writing(self.path, what="cut the journal of"):
+            journal = self.path / JOURNAL
+            os.truncate(journal, journal.read_bytes().find(b"\n") + 1)
+        self.take_back(ledger.shards.values())
+        for name in (SPOOL, SCRATCH, JOURNAL):
             self._remove(name)
+        self._journal_size = None
 
     def _remove(self, name: str) -> None:
-        with _diagnosed(f"cannot delete {self.path / name}"):
+        with writing(self.path, what=f"delete {name} in"):
             remove(self.path / name)
-
-
-@contextlib.contextmanager
-def _diagnosed(what: str) -> Iterator[None]:
-    """Turns an OSError inside into an OutputError that says what could not be done."""
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(f"{what}: {error.strerror or error}") from error
 
 
 def _json(value: Mapping[str, Any], **layout: Any) -> bytes:
@@ -173,7 +200,7 @@ def _json(value: Mapping[str, Any], **layout: Any) -> bytes:
 
 def _replay(journal: Path, data: bytes) -> Ledger:
     try:
-        return Ledger.replay(line.decode() for line in io.BytesIO(data))
+        return Ledger.replay(line.decode() for line in BytesIO(data))
     except (ValueError, KeyError, TypeError) as error:
         raise OutputRefusedError(
             f"{journal} is damaged ({error}); restore it, or start anew in another folder"

@@ -6,9 +6,11 @@ The journal is one JSON object a line. The first says which run this is; each fu
     {"shard": 0, "rows": 10000, "written": 9876, …}
     {"shard": 1, …}
     {"finished": {"rows": 20000}}
+    {"lost": {"shard": 1}}
 
 A shard exists if and only if its line does; the line is written after the shard's files have their final names. A last
-line without its newline was cut off by a crash and counts for nothing.
+line without its newline was cut off by a crash and counts for nothing. A shard that was committed and is not there any
+more, or is damaged, is taken back by a line of its own: from then on it does not exist.
 """
 
 from __future__ import annotations
@@ -36,7 +38,13 @@ IDENTITY = (
     "quality",
     "exact",
     "max_pixels",
+    "min_size",
+    "max_aspect",
     "max_bytes",
+    "deny_hosts",
+    "robots",
+    "opt_outs",
+    "insecure",
     "format",
     "shard_size",
     "url_column",
@@ -93,7 +101,9 @@ class Ledger:
     manifest: Manifest | None = None
     shards: dict[int, ShardReport] = field(default_factory=dict)
     finished_rows: int | None = None
-    """Rows of the whole source, once a run has come to its end."""
+    """Rows of the whole source, once a run has come to its end. None while shards of it have to be made again."""
+    list_rows: int | None = None
+    """The same, and it stays when shards are lost: how long the list was."""
 
     @classmethod
     def replay(cls, lines: Iterable[str]) -> Ledger:
@@ -122,7 +132,30 @@ class Ledger:
             report = shard_from_json(entry)
             self.shards[report.shard] = report
         elif "finished" in entry:
-            self.finished_rows = entry["finished"]["rows"]
+            self.finished_rows = self.list_rows = entry["finished"]["rows"]
+        elif "lost" in entry:
+            self._lose(entry["lost"]["shard"])
+
+    def lost_with(self, shard: int) -> list[ShardReport]:
+        """The shard, if it exists, and those that go with it when it is lost.
+
+        A shard of retried rows takes their earlier failures, which are in older shards, out of the account
+        (`ShardReport.retried`, `Account.of`). If an older one is made anew, its rows get new outcomes: nobody may take
+        the earlier ones back any more, nor hold the rows a second time. Only the range of its rows is known, so a shard
+        may go without need. Its rows then count as the failures again that they were, and can be retried.
+        """
+        lost = [self.shards[shard]] if shard in self.shards else []
+        for number in sorted(number for number in self.shards if number > shard):
+            report = self.shards[number]
+            if report.retried and any(report.first <= other.last and other.first <= report.last for other in lost):
+                lost.append(report)
+        return lost
+
+    def _lose(self, shard: int) -> None:
+        for report in self.lost_with(shard):
+            del self.shards[report.shard]
+            if not report.retried:
+                self.finished_rows = None
 
     @property
     def account(self) -> Account:
@@ -148,6 +181,11 @@ def shard_entry(report: ShardReport) -> dict[str, Any]:
 def finished_entry(rows: int) -> dict[str, Any]:
     """The line that says that the source has come to its end."""
     return {"finished": {"rows": rows}}
+
+
+def lost_entry(shard: int) -> dict[str, Any]:
+    """The line that takes a shard back, and with it those that `Ledger.lost_with` names."""
+    return {"lost": {"shard": shard}}
 
 
 def shard_from_json(entry: Mapping[str, Any]) -> ShardReport:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import difflib
+import logging
 import os
 import time
 import uuid
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import penstock
-from penstock.build import build_work, choose
+from penstock.build import build_work, check_fetchable, choose
 from penstock.config import RunConfig
 from penstock.crew.script import stop_if_in_worker
 from penstock.engines.base import Engine, Plan
@@ -35,7 +36,7 @@ from penstock.errors import ConfigError
 from penstock.flow import LaneStatistics
 from penstock.folder import OutputFolder, read_report
 from penstock.image.work import Transform, check_picklable
-from penstock.ledger import Ledger, Manifest, finished_entry, run_entry, shard_entry
+from penstock.ledger import Ledger, Manifest, finished_entry, lost_entry, run_entry, shard_entry
 from penstock.records import Request, Row, ShardReport
 from penstock.report.account import Account
 from penstock.report.report import Report
@@ -43,8 +44,11 @@ from penstock.report.verdict import Shares, verdict
 from penstock.sink.shards import check_writable
 from penstock.sink.table import TableLayout
 from penstock.source import open_source
+from penstock.verifying import shard_problems
 
 __all__ = ["OnProgress", "Run", "check_option_names", "make_config", "run"]
+
+_logger = logging.getLogger("penstock")
 
 OnProgress = Callable[[Progress, LaneStatistics], None]
 """Called a few times a second while a run works, on the thread that runs it."""
@@ -146,6 +150,7 @@ class Run(Watch):
             caption_column=config.caption_column,
             keep_columns=config.keep_columns,
         )
+        check_fetchable(config)
         self._setup = choose(config, splittable=self.source.spec is not None)
         if transform is not None and (self._setup.crew == "processes" or self._setup.lanes > 1):
             check_picklable(transform)
@@ -205,6 +210,8 @@ class Run(Watch):
             self._folder.append(run_entry(manifest))
             ledger.manifest = manifest
         self._ledger = ledger
+        if self.config.verify:
+            self._take_back_damaged()
         return Job(
             config=self.config,
             setup=self._setup,
@@ -215,6 +222,18 @@ class Run(Watch):
             parts=() if self._transform else ("image",) if self.config.format == "arrays" else (self.config.encode,),
             tick=self._tick,
         )
+
+    def _take_back_damaged(self) -> None:
+        """Give up the shards whose files are not what was committed: what follows does their rows again."""
+        for number, report in sorted(self._ledger.shards.items()):
+            if self._stop_asked:
+                raise KeyboardInterrupt
+            problems = shard_problems(self.out, report) if number in self._ledger.shards else []
+            if problems:
+                _logger.warning("%s %s: shard %05d is made again", problems[0].file, problems[0].what, number)
+                lost = self._ledger.lost_with(number)
+                self._record(lost_entry(number))
+                self._folder.take_back(lost)
 
     def _manifest(self) -> Manifest:
         transform = self._transform
@@ -240,7 +259,7 @@ class Run(Watch):
             self.config.shard_size,
             base,
             check_digests=compared,
-            finished_rows=self._ledger.finished_rows,
+            finished_rows=self._ledger.list_rows,
         )
         summary = self._engine().run(job, plan, self)
         if summary.complete:
@@ -298,7 +317,7 @@ class Run(Watch):
 
     def _report(self, summary: Summary, before: Account, seconds: float, started: dt.datetime) -> Report:
         blank = self._blank_report()
-        progress, shares = summary.progress, self._shares(summary.statistics)
+        progress, shares, fetch = summary.progress, self._shares(summary.statistics), summary.statistics.fetch
         settled = progress.settled + progress.recovered
         return dataclasses.replace(
             blank,
@@ -311,6 +330,10 @@ class Run(Watch):
             rows_before=before.rows + progress.recovered,
             rows_settled=progress.settled,
             rows_waiting=0 if summary.complete else settled - self._rows_committed,
+            retries=fetch.retries,
+            attempts_given_back=fetch.given_back,
+            waits={reason: round(seconds, 1) for reason, seconds in fetch.trouble_seconds.items()},
+            loop_lag_seconds=round(fetch.loop_lag, 3),
             stages=dataclasses.asdict(shares),
             started=started.isoformat(timespec="seconds"),
         )
@@ -340,9 +363,16 @@ class Run(Watch):
             lanes=self._setup.lanes,
             fetch=self._setup.fetch,
             crew=self._setup.crew,
+            ignored=self._ignored(),
             version=penstock.__version__,
         )
         return report.with_account(account)
+
+    def _ignored(self) -> list[str]:
+        """What a run should respect, and this one was told not to."""
+        config = self.config
+        asked = {name: getattr(config, name) == "ignore" for name in ("robots", "opt_outs", "outage")}
+        return [name for name, ignored in (asked | {"certificates": config.insecure}).items() if ignored]
 
     def _verdict(self, shares: Shares, progress: Progress) -> str:
         if not progress.written:

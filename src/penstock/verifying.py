@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,10 +16,10 @@ import pyarrow.parquet as pq
 
 from penstock.folder import read_ledger
 from penstock.records import Kind, ShardFile, ShardReport
-from penstock.sink.disk import describe
+from penstock.sink.disk import describe, writing
 from penstock.sink.shards import shard_name, shard_of_path
 
-__all__ = ["Problem", "verify"]
+__all__ = ["Problem", "shard_problems", "verify"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,17 @@ def verify(folder: str | Path, *, quick: bool = False) -> list[Problem]:
     return list(_problems(folder, shards, quick=quick))
 
 
+def shard_problems(folder: Path, report: ShardReport) -> list[Problem]:
+    """Which files of a committed shard are missing or not the ones that were committed, by size and SHA-256.
+
+    Raises:
+        OutputError: a file cannot be read for a reason that says nothing about its content (permissions, descriptors).
+    """
+    with writing(folder, what="check the shards of"):
+        differences = [(file.name, _difference(folder / file.name, file, quick=False)) for file in report.files]
+    return [Problem(name, what) for name, what in differences if what]
+
+
 def _problems(folder: Path, shards: list[ShardReport], *, quick: bool) -> Iterator[Problem]:
     seen = _Rows()
     for report in shards:
@@ -60,17 +72,31 @@ def _problems(folder: Path, shards: list[ShardReport], *, quick: bool) -> Iterat
 
 
 def _file_problem(folder: Path, file: ShardFile, *, quick: bool) -> Problem | None:
-    path = folder / file.name
-    if not path.exists():
-        return Problem(file.name, "is missing")
+    try:
+        what = _difference(folder / file.name, file, quick=quick)
+    except OSError as error:
+        what = f"cannot be read: {error}"
+    return Problem(file.name, what) if what else None
+
+
+def _difference(path: Path, file: ShardFile, *, quick: bool) -> str | None:
+    """In what a file is not the one that was committed.
+
+    Raises:
+        OSError: it cannot be read, and that may be no fault of the file.
+    """
     try:
         size = _size(path)
         if size != file.size:
-            return Problem(file.name, f"has {size:,} bytes, expected {file.size:,}")
+            return f"has {size:,} bytes, expected {file.size:,}"
         if not quick and describe(path) != file:
-            return Problem(file.name, "has other content: its SHA-256 is not the one in the journal")
+            return "has other content: its SHA-256 is not the one in the journal"
+    except FileNotFoundError:
+        return "is missing"
     except OSError as error:
-        return Problem(file.name, f"cannot be read: {error}")
+        if error.errno != errno.EIO:
+            raise
+        return f"cannot be read: {error}"  # the disk has lost it
     return None
 
 

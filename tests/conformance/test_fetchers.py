@@ -267,7 +267,7 @@ def server() -> Iterator[Server]:
 
 
 def config(**options: Any) -> FetchConfig:
-    chosen: dict[str, Any] = {"allow_network": LOOPBACK, "retries": 0} | options
+    chosen: dict[str, Any] = {"allow_network": LOOPBACK, "retries": 0, "robots": "ignore"} | options
     return FetchConfig(**chosen)
 
 
@@ -542,14 +542,17 @@ def test_hosts_have_a_bound(make: Callable[..., Fetcher], server: Server) -> Non
 @pytest.mark.parametrize("url", ["http://127.0.0.1/", "http://[::1]/", "http://localhost/", "http://10.0.0.1:8080/x"])
 def test_the_inside_is_closed(make: Callable[..., Fetcher], url: str) -> None:
     """Without --allow-network nothing on this machine or its networks is connected to, by name or by address."""
-    assert reason_of(fetch(make, url, options=FetchConfig(retries=0))[0]) == Reason.SSRF_BLOCKED
+    assert reason_of(fetch(make, url, options=FetchConfig(retries=0, robots="ignore"))[0]) == Reason.SSRF_BLOCKED
 
 
 def test_a_name_that_turns_inwards_is_blocked(make: Callable[..., Fetcher], server: Server) -> None:
     """Rebinding: a resolver without a guard returns an inner address, and the connection is refused all the same."""
     everything = Resolver(AddressGuard(("0.0.0.0/0",)), lambda host: ["127.0.0.1"])
     outcome = fetch(
-        make, f"http://rebind.example:{server.port}/ok", options=FetchConfig(retries=0), resolver=everything
+        make,
+        f"http://rebind.example:{server.port}/ok",
+        options=FetchConfig(retries=0, robots="ignore"),
+        resolver=everything,
     )[0]
     everything.close()
     assert reason_of(outcome) == Reason.SSRF_BLOCKED
@@ -639,7 +642,7 @@ def test_tls_to_a_plain_port_is_a_protocol_error(make: Callable[..., Fetcher], s
 
 def test_a_proxy_gets_everything(make: Callable[..., Fetcher], server: Server) -> None:
     """With a proxy the whole URL goes to it, the name is not resolved here, and inner literals are still refused."""
-    options = FetchConfig(retries=0, proxy=server.base)
+    options = FetchConfig(retries=0, robots="ignore", proxy=server.base)
     outcomes = fetch(make, "http://far.example/a", "http://10.1.2.3/b", options=options)
     assert [reason_of(outcome) for outcome in outcomes] == [None, Reason.SSRF_BLOCKED]
     assert list(server.requests) == ["http://far.example/a"]
@@ -657,7 +660,7 @@ def test_a_proxy_tunnels_tls(
     authority.issue_cert("good.example").configure_cert(server.tunnel)
     ours = ssl.create_default_context()
     authority.configure_trust(ours)
-    options = FetchConfig(retries=0, proxy=server.base, per_host=1)
+    options = FetchConfig(retries=0, robots="ignore", proxy=server.base, per_host=1)
     outcomes = fetch(make, *[f"https://{name}/ok/a%2f%zz"] * 2, options=options, ssl_context=ours)
     assert [reason_of(outcome) for outcome in outcomes] == [reason] * 2
     assert server.requests["/ok/a%2f%zz"] == (0 if reason else 2)
@@ -666,7 +669,7 @@ def test_a_proxy_tunnels_tls(
 
 def test_a_proxy_that_refuses_is_unreachable(make: Callable[..., Fetcher], server: Server) -> None:
     """No tunnel: the fault lies between us and the host."""
-    options = FetchConfig(retries=0, proxy=server.base)
+    options = FetchConfig(retries=0, robots="ignore", proxy=server.base)
     assert reason_of(fetch(make, "https://far.example/", options=options)[0]) == Reason.CONNECT_UNREACHABLE
 
 

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import hypothesis
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.config import FetchConfig
+from penstock.errors import ItemError, LocalError
 from penstock.fetch.budget import ByteBudget
 from penstock.fetch.policy.answers import Body
-from penstock.fetch.policy.dispatch import FIRST_GUESS, PATIENCE, Dispatch, Done, Job
+from penstock.fetch.policy.dispatch import FIRST_GUESS, LOCAL_PATIENCE, LOCAL_PAUSE, PATIENCE, Dispatch
+from penstock.fetch.policy.job import Done, Job
+from penstock.fetch.policy.manners import DEAD, REST
+from penstock.fetch.policy.outage import ATTEMPTS, PROBE_EVERY
 from penstock.fetch.policy.retry import AttemptError
-from penstock.records import Failure, Fetched, Reason, Request, Row
+from penstock.fetch.policy.urls import check_url
+from penstock.records import Failure, Fetched, Kind, Reason, Request, Retry, Row
 
 
 def row_of(index: int, *urls: str | None) -> Row:
@@ -24,9 +31,10 @@ def nothing() -> None:
     pass
 
 
-def make(**options: int) -> tuple[Dispatch, ByteBudget]:
+def make(**options: Any) -> tuple[Dispatch, ByteBudget]:
     budget = ByteBudget(10 * FIRST_GUESS)
-    return Dispatch(FetchConfig(**options), budget, nothing, uniform=lambda: 0.5), budget  # type: ignore[arg-type]
+    config = FetchConfig(**{"robots": "ignore", **options})
+    return Dispatch(config, budget, nothing, uniform=lambda: 0.5), budget
 
 
 def take(dispatch: Dispatch, now: float = 0) -> Job:
@@ -94,8 +102,9 @@ def test_the_limited_host_of_a_redirect_is_held() -> None:
     waiting = take(dispatch)
     assert waiting.target.host == "to"
     dispatch.failed(waiting, AttemptError(Reason.CONNECT_REFUSED), 0)
-    dispatch.failed(first, AttemptError(Reason.HTTP_RATE_LIMITED, retry_after=20, host_key="to"), 0)
-    assert take(dispatch, 1).target.host == "from"
+    dispatch.moved(first, check_url("http://to/"), 0)
+    assert take(dispatch).target.host == "from"
+    dispatch.failed(take(dispatch), AttemptError(Reason.HTTP_RATE_LIMITED, retry_after=20), 0)
     assert dispatch.next(19) == (None, [])
     assert take(dispatch, 20).target.host == "to"
 
@@ -122,7 +131,7 @@ def test_no_room_no_attempt() -> None:
     """An attempt begins only with a guess of its size reserved; the guess follows what comes."""
     woken: list[int] = []
     budget = ByteBudget(2 * FIRST_GUESS)
-    dispatch = Dispatch(FetchConfig(), budget, lambda: woken.append(1))
+    dispatch = Dispatch(FetchConfig(robots="ignore"), budget, lambda: woken.append(1))
     for index in range(3):
         dispatch.admit(row_of(index, f"http://host{index}/"), 0)
     first, _ = take(dispatch), take(dispatch)
@@ -140,7 +149,7 @@ def _play(draw: Callable[[st.SearchStrategy[int]], int], dispatch: Dispatch, row
     for index in range(rows):
         done += dispatch.admit(row_of(index, *[f"http://host{draw(st.integers(0, 2))}/"] * (1 + index % 3)), 0)
     now, running = 0.0, []
-    reasons = list(Reason)
+    reasons = [reason for reason in Reason if reason.retry is not Retry.LOCAL]
     while True:
         job, without = dispatch.next(now)
         done += without
@@ -154,6 +163,7 @@ def _play(draw: Callable[[st.SearchStrategy[int]], int], dispatch: Dispatch, row
             else:
                 after = [None, 0.0, 5.0, 1000.0][draw(st.integers(0, 3))]
                 done += dispatch.failed(job, AttemptError(reasons[kind], retry_after=after), now)
+                now += draw(st.integers(0, 5))
         elif (wake_at := dispatch.wake_at()) is not None:
             now = max(now, wake_at)
         else:
@@ -164,10 +174,223 @@ def _play(draw: Callable[[st.SearchStrategy[int]], int], dispatch: Dispatch, row
 @hypothesis.settings(suppress_health_check=[hypothesis.HealthCheck.too_slow])
 def test_every_row_is_delivered_once(data: st.DataObject, rows: int) -> None:
     """Whatever happens to the attempts, each row is delivered once, and its reservation is the size of its bytes."""
-    dispatch, budget = make(retries=2, per_host=2, connections=4)
+    dispatch, budget = make(
+        retries=2, per_host=2, connections=4, robots=data.draw(st.sampled_from(["ignore", "respect"]))
+    )
     done = _play(data.draw, dispatch, rows)
     assert sorted(row.index for row, _ in done) == list(range(rows))
     assert all(len(parts) == len(row.requests) for row, parts in done)
     sizes = [len(part.data) for _, parts in done for part in parts if isinstance(part, Fetched)]
     assert budget.used == sum(sizes)
     assert all(part.attempts <= 3 for _, parts in done for part in parts)
+
+
+def reasons_of(done: list[Done]) -> list[tuple[int, Reason | None]]:
+    return [(row.index, part.reason if isinstance(part, Failure) else None) for row, (part,) in done]
+
+
+def test_robots_txt_is_asked_before_the_first_row_of_an_origin() -> None:
+    """Once; rows wait for it, and what it forbids is skipped without a request."""
+    dispatch, budget = make(robots="respect")
+    for index, path in enumerate(["good.jpg", "private/x.jpg", "also.jpg"]):
+        dispatch.admit(row_of(index, f"http://host/{path}"), 0)
+    asking = take(dispatch)
+    assert asking.target.url == "http://host/robots.txt"
+    assert dispatch.wish(asking).cut
+    assert dispatch.next(0) == (None, [])
+    assert dispatch.succeeded(asking, Body(b"User-agent: *\nDisallow: /private", 200), 1) == []
+    assert take(dispatch, 1).target.path == "/good.jpg"
+    job, done = dispatch.next(1)
+    assert job is not None
+    assert job.target.path == "/also.jpg"
+    assert reasons_of(done) == [(1, Reason.OPTOUT_ROBOTS)]
+    assert Reason.OPTOUT_ROBOTS.kind is Kind.SKIPPED
+    assert budget.used == 2 * job.reserved
+
+
+def test_rows_of_a_host_that_is_not_there_share_the_failure_of_its_robots_txt() -> None:
+    """They would fail the same way: so they do, with its attempts, and without one of their own."""
+    dispatch, budget = make(robots="respect", retries=1)
+    for index in range(3):
+        dispatch.admit(row_of(index, f"http://host/{index}"), 0)
+    for now in (0, 1):
+        assert dispatch.failed(take(dispatch, now), AttemptError(Reason.CONNECT_REFUSED), now) == []
+    job, done = dispatch.next(1)
+    assert job is None
+    assert reasons_of(done) == [(index, Reason.CONNECT_REFUSED) for index in range(3)]
+    assert {part.attempts for _, parts in done for part in parts} == {2}
+    assert budget.used == 0
+
+
+def test_a_crawl_delay_is_kept() -> None:
+    """One request at a time, with the pause that the host asks for; one that is too long is a refusal."""
+    dispatch, _ = make(robots="respect")
+    for index in range(3):
+        dispatch.admit(row_of(index, f"http://slow/{index}"), 0)
+    dispatch.admit(row_of(3, "http://never/"), 0)
+    for delay in (b"10", b"3600"):
+        job = take(dispatch)
+        assert dispatch.succeeded(job, Body(b"User-agent: *\nCrawl-delay: " + delay, 200), 0) == []
+    first, done = dispatch.next(0)
+    assert first is not None
+    rest = done + dispatch.next(0)[1]
+    assert reasons_of(rest) == [(3, Reason.OPTOUT_ROBOTS)]
+    dispatch.succeeded(first, Body(b"x", 200), 1)
+    assert dispatch.next(9) == (None, [])
+    assert dispatch.wake_at() == 10
+    take(dispatch, 10)
+    assert dispatch.next(25) == (None, []), "one at a time"
+
+
+def test_a_redirect_waits_for_its_host_s_turn_and_its_robots_txt() -> None:
+    """The hop is the target's request: its limits hold, its robots.txt is asked, and the attempt is the same one."""
+    dispatch, _ = make(robots="respect", retries=0)
+    dispatch.admit(row_of(0, "https://from/"), 0)
+    dispatch.succeeded(take(dispatch), Body(b"", 200), 0)
+    job = take(dispatch, 1)
+    assert dispatch.moved(job, check_url("http://to/x"), 3) == []
+    asking = take(dispatch, 3)
+    assert asking.target.url == "http://to/robots.txt"
+    dispatch.failed(asking, AttemptError(Reason.HTTP_NOT_FOUND, http_status=404), 4)
+    again = take(dispatch, 4)
+    assert (again, again.hops, again.attempts, again.spent) == (job, 1, 1, 2)
+    ((_, (part,)),) = dispatch.succeeded(job, Body(b"x", 200), 5)
+    assert isinstance(part, Fetched)
+    assert part.downgraded
+    assert part.attempts == 1
+
+
+def test_a_failed_hop_begins_again_at_the_beginning() -> None:
+    """The next attempt asks the row's own URL."""
+    dispatch, _ = make(retries=1)
+    dispatch.admit(row_of(0, "http://from/"), 0)
+    job = take(dispatch)
+    dispatch.moved(job, check_url("http://to/"), 0)
+    assert take(dispatch).target.host == "to"
+    dispatch.failed(job, AttemptError(Reason.HTTP_SERVER_ERROR, http_status=500), 0)
+    assert take(dispatch, 10).target.host == "from"
+    assert (job.attempts, job.hops) == (2, 0)
+
+
+def test_rows_of_a_dead_host_cost_five_attempts() -> None:
+    """Then the rest fails at once, without a request, until the host has had its rest."""
+    dispatch, budget = make(retries=0)
+    for index in range(100):
+        dispatch.admit(row_of(index, "http://dead/"), 0)
+    dispatch.admit(row_of(100, "http://alive/"), 0)
+    done: list[Done] = []
+    attempts = 0
+    while True:
+        job, without = dispatch.next(0)
+        done += without
+        if job is None:
+            break
+        attempts += 1
+        if job.target.host == "alive":
+            done += dispatch.succeeded(job, Body(b"x", 200), 0)
+        else:
+            done += dispatch.failed(job, AttemptError(Reason.CONNECT_TIMEOUT), 0)
+    reasons = [reason for _, reason in reasons_of(done)]
+    assert attempts == DEAD + 1
+    assert reasons.count(Reason.CONNECT_TIMEOUT) == DEAD
+    assert reasons.count(Reason.HOST_UNAVAILABLE) == 100 - DEAD
+    assert budget.used == 1
+    dispatch.admit(row_of(101, "http://dead/"), REST)
+    assert take(dispatch, REST).target.host == "dead"
+
+
+def test_a_failure_in_doubt_counts_when_somebody_answers() -> None:
+    """A host that does not answer may be our own fault: until another one answers nobody knows."""
+    dispatch, _ = make(retries=0)
+    for index, host in enumerate(["dead", "alive", "dead2"]):
+        dispatch.admit(row_of(index, f"http://{host}/"), 0)
+    dead, alive, other = take(dispatch), take(dispatch), take(dispatch)
+    assert dispatch.failed(dead, AttemptError(Reason.CONNECT_TIMEOUT), 1) == []
+    done = dispatch.failed(alive, AttemptError(Reason.HTTP_NOT_FOUND, http_status=404), 2)
+    assert reasons_of(done) == [(0, Reason.CONNECT_TIMEOUT), (1, Reason.HTTP_NOT_FOUND)]
+    assert reasons_of(dispatch.failed(other, AttemptError(Reason.DNS_TIMEOUT), 3)) == [(2, Reason.DNS_TIMEOUT)], (
+        "the last"
+    )
+
+
+def outage(dispatch: Dispatch, rows: int) -> None:
+    """The network goes down under so many rows, each of another host."""
+    for index in range(rows):
+        dispatch.admit(row_of(index, f"http://host{index}/"), 0)
+    for _ in range(ATTEMPTS):
+        assert dispatch.failed(take(dispatch), AttemptError(Reason.CONNECT_UNREACHABLE), 0) == []
+
+
+def test_an_outage_fails_no_row() -> None:
+    """All attempts of an outage are given back: when the network is back, every row has all of its own."""
+    dispatch, budget = make(retries=0, connections=ATTEMPTS)
+    outage(dispatch, ATTEMPTS + 10)
+    assert dispatch.next(0) == (None, [])
+    assert dispatch.statistics(5).trouble == "local.network_down"
+    assert dispatch.wake_at() == PROBE_EVERY
+    probe = take(dispatch, PROBE_EVERY)
+    assert dispatch.next(PROBE_EVERY + 1) == (None, []), "one probe at a time"
+    assert dispatch.failed(probe, AttemptError(Reason.CONNECT_UNREACHABLE), 2) == []
+    now = dispatch.wake_at()
+    assert now is not None
+    done = dispatch.succeeded(take(dispatch, now), Body(b"x", 200), now)
+    while (job := dispatch.next(now)[0]) is not None:
+        done += dispatch.succeeded(job, Body(b"x", 200), now)
+        budget.release(1)
+    assert sorted(reasons_of(done)) == [(index, None) for index in range(ATTEMPTS + 10)]
+    assert {part.attempts for _, parts in done for part in parts} == {1}
+    statistics = dispatch.statistics(now)
+    assert statistics.trouble == ""
+    assert statistics.trouble_seconds == {"local.network_down": now}
+    assert statistics.given_back == ATTEMPTS + 1
+
+
+def test_an_outage_can_be_ignored() -> None:
+    """Then every failure counts at once."""
+    dispatch, _ = make(retries=0, connections=ATTEMPTS, outage="ignore")
+    for index in range(ATTEMPTS + 10):
+        dispatch.admit(row_of(index, f"http://host{index}/"), 0)
+        done = dispatch.failed(take(dispatch), AttemptError(Reason.CONNECT_UNREACHABLE), 0)
+        assert reasons_of(done) == [(index, Reason.CONNECT_UNREACHABLE)]
+
+
+def test_a_lack_of_descriptors_is_nobody_s_failure() -> None:
+    """The attempt is given back and made again with fewer at a time; successes widen it."""
+    dispatch, _ = make(retries=0, connections=8)
+    for index in range(8):
+        dispatch.admit(row_of(index, f"http://host{index}/"), 0)
+    jobs = [take(dispatch) for _ in range(8)]
+    for job in jobs[4:]:
+        assert dispatch.failed(job, ItemError(Reason.LOCAL_DESCRIPTORS, "EMFILE"), 0) == []
+    assert dispatch.statistics(1).trouble == "local.descriptors"
+    done = dispatch.succeeded(jobs[0], Body(b"x", 200), LOCAL_PAUSE)
+    assert dispatch.statistics(LOCAL_PAUSE).trouble == ""
+    taken = list(iter(lambda: dispatch.next(LOCAL_PAUSE)[0], None))
+    assert len(taken) == 2, "three still run, and five may"
+    for job in (*jobs[1:4], *taken):
+        done += dispatch.succeeded(job, Body(b"x", 200), 1)
+    for job in iter(lambda: dispatch.next(1)[0], None):
+        done += dispatch.succeeded(job, Body(b"x", 200), 1)
+    assert sorted(reasons_of(done)) == [(index, None) for index in range(8)]
+    assert {part.attempts for _, parts in done for part in parts} == {1}
+
+
+def test_a_lack_that_lasts_stops_the_run() -> None:
+    """Waiting for ever would be a hang."""
+    dispatch, _ = make()
+    dispatch.admit(row_of(0, "http://host/"), 0)
+    dispatch.failed(take(dispatch), ItemError(Reason.LOCAL_DESCRIPTORS, "EMFILE"), 0)
+    with pytest.raises(LocalError, match="ulimit"):
+        dispatch.failed(take(dispatch, 1), ItemError(Reason.LOCAL_DESCRIPTORS, "EMFILE"), LOCAL_PATIENCE + 1)
+
+
+def test_names_are_looked_up_again_when_very_many_do_not_exist() -> None:
+    """A resolver in trouble may say so of every name; a second look is cheap, and comes once."""
+    dispatch, _ = make(retries=2, connections=512)
+    for index in range(60):
+        dispatch.admit(row_of(index, f"http://host{index}/"), 0)
+    ended = [bool(dispatch.failed(take(dispatch), AttemptError(Reason.DNS_NXDOMAIN), 0)) for _ in range(60)]
+    assert ended == [True] * 40 + [False] * 20
+    job = take(dispatch, 40)
+    assert job.attempts == 2
+    assert reasons_of(dispatch.failed(job, AttemptError(Reason.DNS_NXDOMAIN), 40))

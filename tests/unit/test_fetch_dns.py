@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import socket
 import subprocess
 import sys
@@ -14,7 +16,7 @@ import pytest
 
 from penstock.errors import ItemError
 from penstock.fetch import dns
-from penstock.fetch.dns import MAX_ADDRESSES, NEGATIVE_TTL, TTL, Lookup, Resolver
+from penstock.fetch.dns import MAX_ADDRESSES, MIN_TTL, NEGATIVE_TTL, TTL, Found, Lookup, Resolver
 from penstock.fetch.policy.addresses import AddressGuard
 from penstock.records import Reason
 
@@ -53,11 +55,19 @@ def look(resolver: Resolver, host: str = "host.example", timeout: float = 10) ->
         return error.reason
 
 
-def failing(code: int) -> Lookup:
+def raising(error: Exception) -> Lookup:
     def lookup(host: str) -> list[str]:
-        raise socket.gaierror(code, "no")
+        raise error
 
     return lookup
+
+
+def failing(code: int) -> Lookup:
+    return raising(socket.gaierror(code, "no"))
+
+
+def out_of(code: int) -> Lookup:
+    return raising(OSError(code, os.strerror(code)))
 
 
 @pytest.mark.parametrize(
@@ -70,6 +80,12 @@ def failing(code: int) -> Lookup:
         (lambda host: [], Reason.DNS_NO_ADDRESS),
         (lambda host: ["10.0.0.1", "fd00::1"], Reason.SSRF_BLOCKED),
         (lambda host: [str(1 / 0)], Reason.DNS_TEMPORARY),
+        (raising(ItemError(Reason.DNS_TIMEOUT)), Reason.DNS_TIMEOUT),
+        (out_of(errno.ECONNREFUSED), Reason.DNS_TEMPORARY),
+        *(
+            (out_of(code), Reason.LOCAL_DESCRIPTORS)
+            for code in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+        ),
     ],
 )
 def test_reasons(make: Make, lookup: Lookup, reason: Reason) -> None:
@@ -86,16 +102,29 @@ def test_only_vetted_addresses_and_few(make: Make) -> None:
     assert look(make(lambda host: many)) == tuple(many[:MAX_ADDRESSES])
 
 
-@pytest.mark.parametrize(("code", "lifetime"), [(0, TTL), (socket.EAI_NONAME, NEGATIVE_TTL), (socket.EAI_AGAIN, 0.0)])
-def test_lifetimes(make: Make, clock: Clock, code: int, lifetime: float) -> None:
-    """Addresses are kept longest, "no such host" half of that, and what is for the moment only not at all."""
+@pytest.mark.parametrize(
+    ("lookup", "lifetime"),
+    [
+        (lambda host: ["8.8.8.8"], TTL),
+        (lambda host: Found(["8.8.8.8"], 7.0), 7.0),
+        (lambda host: Found(["8.8.8.8"], 86_400.0), TTL),
+        (lambda host: Found(["8.8.8.8"], 0.0), MIN_TTL),
+        (failing(socket.EAI_NONAME), NEGATIVE_TTL),
+        (raising(ItemError(Reason.DNS_NXDOMAIN)), NEGATIVE_TTL),
+        (failing(socket.EAI_AGAIN), 0.0),
+        (raising(ItemError(Reason.DNS_TIMEOUT)), 0.0),
+        (out_of(errno.EMFILE), 0.0),
+    ],
+)
+def test_lifetimes(make: Make, clock: Clock, lookup: Lookup, lifetime: float) -> None:
+    """Addresses are kept as long as they hold, within bounds; "no such host" 30 s; what is for the moment not at all."""
     asked: list[float] = []
 
-    def lookup(host: str) -> list[str]:
+    def counted(host: str) -> Found | list[str]:
         asked.append(clock.now)
-        return failing(code)(host) if code else ["8.8.8.8"]
+        return lookup(host)
 
-    resolver = make(lookup)
+    resolver = make(counted)
     look(resolver)
     clock.now = lifetime - 0.1
     look(resolver)

@@ -22,7 +22,7 @@ class ScheduleMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.schedule: Schedule[tuple[str, int]] = Schedule(WIDTH, PER_HOST)
+        self.schedule: Schedule[tuple[str, int]] = Schedule(WIDTH, lambda _: PER_HOST)
         self.now = 100.0
         self.waiting: dict[tuple[str, int], float] = {}
         self.active: Counter[str] = Counter()
@@ -103,7 +103,7 @@ TestSchedule = ScheduleMachine.TestCase
 @given(st.integers(1, 200))
 def test_hosts_take_turns(crowd: int) -> None:
     """A host with few requests waits for one of each other host at most, however many those have."""
-    schedule: Schedule[str] = Schedule(1, 8)
+    schedule: Schedule[str] = Schedule(1, lambda _: 8)
     for _ in range(crowd):
         schedule.add("crowded", "crowded", 0)
     schedule.add("small", "small", 0)
@@ -115,7 +115,7 @@ def test_hosts_take_turns(crowd: int) -> None:
 
 def test_a_request_that_pauses_takes_no_slot() -> None:
     """While one request waits for its next attempt, another of the same host runs."""
-    schedule: Schedule[str] = Schedule(1, 1)
+    schedule: Schedule[str] = Schedule(1, lambda _: 1)
     schedule.add("first", "host", 0, pause=10)
     schedule.add("second", "host", 0)
     assert (schedule.take(0), schedule.take(0), schedule.wake_at()) == ("second", None, 10)
@@ -128,7 +128,7 @@ def test_a_hundred_thousand_hosts_cost_the_same_each() -> None:
 
     def seconds(hosts: int) -> float:
         started = time.process_time()
-        schedule: Schedule[int] = Schedule(hosts, 1)
+        schedule: Schedule[int] = Schedule(hosts, lambda _: 1)
         for i in range(hosts):
             schedule.add(i, str(i), 0, pause=i % 2)
         while (taken := schedule.take(1)) is not None:

@@ -151,7 +151,7 @@ def replay_config(config: RunConfig, proxy: str) -> RunConfig:
 
     ``timeout`` is longer, for what is replayed in one attempt may have taken several.
     """
-    return dataclasses.replace(config, proxy=proxy, timeout=LONGEST_WAIT + config.timeout)
+    return dataclasses.replace(config, proxy=proxy, robots="ignore", timeout=LONGEST_WAIT + config.timeout)
 
 
 def replay_server(folder: Path) -> ImageServer:

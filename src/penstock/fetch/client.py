@@ -1,8 +1,8 @@
 """The fetcher on an event loop: one thread, one aiohttp session, as many requests in flight as wanted.
 
-    submit ─▶ inbox ─▶ Dispatch ──next──▶ task of one attempt ──▶ Dispatch ─▶ deliver
-                                            │        ▲
-                            connector: resolver,     └─ watches, read at intervals, cancel what is overdue
+    submit ─▶ inbox ─▶ Dispatch ──next──▶ task of one hop ──▶ Dispatch ─▶ deliver
+                                            │      ▲
+                            connector: resolver,   └─ watches, read at intervals, cancel what is overdue
                             socket factory (guard)
 
 aiohttp's own timeouts, redirects, cookies, proxies of the environment and decompression are all off: what they decide is
@@ -14,7 +14,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import itertools
+import dataclasses
+import os
+import re
 import socket
 import ssl
 import threading
@@ -33,17 +35,20 @@ from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 
 from penstock.config import FetchConfig
-from penstock.errors import ItemError
+from penstock.errors import ItemError, PenstockError, WorkerError
 from penstock.fetch.base import Deliver, FetchStatistics, OnBroken
 from penstock.fetch.budget import ByteBudget
-from penstock.fetch.dns import Resolver
+from penstock.fetch.dns import Resolver, open_resolver
 from penstock.fetch.faults import BlockedAddressError, translate_os_error
 from penstock.fetch.policy.addresses import AddressGuard, connecting_guard
-from penstock.fetch.policy.answers import HEADERS, Body, Head, check_body, read_head
-from penstock.fetch.policy.deadlines import Limits, Stage, Watch
-from penstock.fetch.policy.dispatch import Dispatch, Done, Job
+from penstock.fetch.policy.answers import HEADERS, Body, Head, Wish, check_body, read_head
+from penstock.fetch.policy.deadlines import STANDSTILL, Limits, Stage, Watch
+from penstock.fetch.policy.dispatch import Dispatch
+from penstock.fetch.policy.job import Done, Job
 from penstock.fetch.policy.retry import AttemptError
 from penstock.fetch.policy.urls import Target
+from penstock.fetch.storage import Storage
+from penstock.fetch.tls import client_context
 from penstock.records import Reason, Row
 
 try:
@@ -71,7 +76,7 @@ class AsyncFetcher:
     Args:
         config: What may be fetched, how wide, how patiently.
         resolver: By default the system's, behind the guard that `config` asks for. One that is given stays open.
-        ssl_context: By default one that verifies against the system's authorities.
+        ssl_context: By default the one that `config` asks for.
         limits: Finer than `config` has them.
     """
 
@@ -91,6 +96,7 @@ class AsyncFetcher:
         self._inbox: deque[Row] = deque()
         self._attempts: dict[asyncio.Task[None], _Attempt] = {}
         self._notified = False
+        self._loop_lag = 0.0
         self._alarm: asyncio.TimerHandle | None = None
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop
@@ -114,7 +120,7 @@ class AsyncFetcher:
 
     def statistics(self) -> FetchStatistics:
         """What was done so far."""
-        return FetchStatistics()
+        return dataclasses.replace(self._dispatch.statistics(time.monotonic()), loop_lag=self._loop_lag)
 
     def close(self) -> None:
         """Cancel what is under way, close all connections, end the thread."""
@@ -137,17 +143,28 @@ class AsyncFetcher:
         try:
             with asyncio.Runner(loop_factory=new_event_loop) as runner:
                 runner.run(self._main(started))
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - whoever waits has to know of it
             if started.done():
-                raise
-            started.set_exception(error)
+                self._break(error)
+            else:
+                started.set_exception(error)
+
+    def _break(self, error: BaseException) -> None:
+        """Nothing more will be delivered: the flow must not wait for it."""
+        if not self._stopping.is_set():
+            self._stopping.set()
+            broken = error if isinstance(error, PenstockError) else WorkerError(f"the fetcher failed: {error!r}; a bug")
+            broken.__cause__ = error if broken is not error else error.__cause__
+            self._on_broken(broken)
 
     async def _main(self, started: Future[None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
-        resolver = self._given_resolver or Resolver(connecting_guard(self._config))
+        resolver = self._given_resolver or open_resolver(self._config, connecting_guard(self._config))
+        storage = Storage()
         async with _open_session(self._config, resolver, self._ssl_context) as session:
-            self._web = _Web(session, self._config, AddressGuard(self._config.allow_network), self._budget, self._loop)
+            guard = AddressGuard(self._config.allow_network)
+            self._web = _Web(session, self._config, guard, self._budget, self._loop, storage)
             ticker = asyncio.create_task(self._look())
             started.set_result(None)
             await self._stopping.wait()
@@ -159,12 +176,19 @@ class AsyncFetcher:
             self._alarm.cancel()
         if resolver is not self._given_resolver:
             resolver.close()
+        storage.close()
 
     async def _look(self) -> None:
         """Cancel attempts that are overdue."""
+        now = time.monotonic()
         while True:
+            due = now + self._limits.tick
             await asyncio.sleep(self._limits.tick)
             now = time.monotonic()
+            self._loop_lag = max(self._loop_lag, now - due)
+            if now - due > STANDSTILL:
+                for attempt in self._attempts.values():
+                    attempt.watch.stood_still(now - due)
             for task, attempt in self._attempts.items():
                 if attempt.verdict is None and attempt.judge(now):
                     task.cancel()
@@ -174,6 +198,12 @@ class AsyncFetcher:
         self._notified = False
         if self._stopping.is_set():
             return
+        try:
+            self._take_turn()
+        except Exception as error:  # noqa: BLE001 - nobody awaits a callback
+            self._break(error)
+
+    def _take_turn(self) -> None:
         now = time.monotonic()
         while self._inbox:
             self._hand_out(self._dispatch.admit(self._inbox.popleft(), now))
@@ -182,7 +212,7 @@ class AsyncFetcher:
             self._hand_out(done)
             if job is None:
                 break
-            attempt = _Attempt(self._web, job, Watch(self._limits, now))
+            attempt = _Attempt(self._web, job, self._dispatch.wish(job), Watch(self._limits, now, job.spent))
             task = self._loop.create_task(self._run(attempt))
             self._attempts[task] = attempt
         self._set_alarm(now)
@@ -194,26 +224,24 @@ class AsyncFetcher:
         self._alarm = None if wake_at is None else self._loop.call_later(max(0.0, wake_at - now) + 0.001, self._turn)
 
     async def _run(self, attempt: _Attempt) -> None:
-        """One attempt, from its start to what follows from it."""
+        """One hop of an attempt, from its start to what follows from it."""
         task = cast("asyncio.Task[None]", asyncio.current_task())
         _current.set(attempt)
-        failure: ItemError | None = None
         try:
-            body = await attempt.fetch()
+            answer: Body | Target | ItemError = await attempt.fetch()
         except asyncio.CancelledError:
             if attempt.verdict is None or self._stopping.is_set():
                 raise
             task.uncancel()
-            failure = attempt.failure(ItemError(attempt.verdict))
+            answer = attempt.failure(ItemError(attempt.verdict))
         except Exception as error:  # noqa: BLE001 - whatever it is, the row must get its outcome
-            failure = attempt.failure(translate_error(error, attempt.watch.stage))
+            answer = attempt.failure(error)
         finally:
             del self._attempts[task]
-        now = time.monotonic()
-        if failure is not None:
-            self._hand_out(self._dispatch.failed(attempt.job, failure, now))
-        else:
-            self._hand_out(self._dispatch.succeeded(attempt.job, body, now))
+        try:
+            self._hand_out(self._dispatch.ended(attempt.job, answer, time.monotonic()))
+        except Exception as error:  # noqa: BLE001 - nobody awaits the task
+            self._break(error)
         self._turn()
 
     def _hand_out(self, done: list[Done]) -> None:
@@ -230,19 +258,23 @@ class _Web:
     guard: AddressGuard
     budget: ByteBudget
     loop: asyncio.AbstractEventLoop
+    storage: Storage
 
 
 class _Attempt:
-    """One attempt at one request: redirects, the body, and its reservation."""
+    """One hop of an attempt at one request: connection, head, body, and its reservation."""
 
-    def __init__(self, web: _Web, job: Job, watch: Watch) -> None:
+    def __init__(self, web: _Web, job: Job, wish: Wish, watch: Watch) -> None:
         self.job = job
         self.watch = watch
         self.verdict: Reason | None = None
         """Why it is being cancelled, if it is."""
         self.sockets: list[socket.socket] = []
-        """Opened for the present hop; none if it goes over a connection that was kept."""
+        """Opened for it; none if it goes over a connection that was kept."""
+        self.refusal: OSError | None = None
+        """Of the system, to open another socket. What becomes of it inside aiohttp depends on the other addresses."""
         self._web = web
+        self._wish = wish
         self._status: int | None = None
         self._content: aiohttp.StreamReader | None = None
         self._room: asyncio.Future[None] | None = None
@@ -258,43 +290,44 @@ class _Attempt:
         self.verdict = self.watch.overdue(now, self._received)
         return self.verdict is not None
 
-    def failure(self, error: ItemError) -> ItemError:
-        """The error, with what is known here of how far the attempt came."""
-        error.http_status = error.http_status or self._status
-        error.size = error.size or self._received
-        return error
+    def failure(self, error: Exception) -> ItemError:
+        """What the exception means, with what is known here of how far the attempt came."""
+        ipv6 = bool(self.sockets) and self.sockets[-1].family == socket.AF_INET6
+        failure = translate_error(self.refusal or error, self.watch.stage, ipv6=ipv6)
+        failure.http_status = failure.http_status or self._status
+        failure.size = failure.size or self._received
+        return failure
 
-    async def fetch(self) -> Body:
-        """The body, over at most five redirects.
+    async def fetch(self) -> Body | Target:
+        """The body, or where else it is to be had.
 
         Cancellation closes the connection in use and takes back a correction that waits for the budget.
         """
-        target = self.job.target
-        for hops in itertools.count():
-            self._web.guard.check_host(target.host)
-            answer = await self._get(target, hops)
-            if isinstance(answer, Body):
-                return answer
-            target = answer
-        raise AssertionError("redirects are bounded by policy")
-
-    async def _get(self, target: Target, hops: int) -> Body | Target:
-        self._status = self._content = None
-        self.sockets.clear()
-        self.watch.enter(Stage.DNS, time.monotonic())
+        target = self._wish.target
+        if target.stored:
+            return await self._fetch_stored(target)
         web = self._web
+        web.guard.check_host(target.host)
         url = yarl.URL(target.url, encoded=True)
         response = await web.session.get(url, allow_redirects=False, proxy=web.config.proxy)
         try:
             self._status = response.status
-            head = read_head(response.status, response.headers, target, hops, web.config.max_bytes)
-            return head if isinstance(head, Target) else check_body(await self._read(response, head), head)
+            head = read_head(response.status, lambda name: response.headers.getall(name, ()), self._wish)
+            return head if isinstance(head, Target) else check_body(await self._read(response, head), head, self._wish)
         except aiohttp.ClientPayloadError as error:
             if _broke_off(response):
                 raise ItemError(Reason.BODY_RESET, str(error)) from error
             raise
         finally:
             response.release()  # closes the connection unless the answer has been read to its end
+
+    async def _fetch_stored(self, target: Target) -> Body:
+        """The body of an object that is no web server's."""
+        self.watch.stage = Stage.STORAGE
+        question = self._web.storage.ask(target, self._wish.max_bytes)
+        data = await asyncio.shield(asyncio.wrap_future(question))
+        self.job.head_came = time.monotonic()
+        return Body(data)
 
     async def _read(self, response: aiohttp.ClientResponse, head: Head) -> bytes:
         content = self._content = response.content
@@ -311,11 +344,13 @@ class _Attempt:
         while chunk := await content.readany():
             chunks.append(chunk)
             size += len(chunk)
-            if size > self._web.config.max_bytes:
+            if size > self._wish.max_bytes:
+                if self._wish.cut:
+                    break
                 raise AttemptError(Reason.BODY_TOO_LARGE, "more than announced", http_status=head.status, size=size)
             if size > self.job.reserved:
                 await self._reserve(size + STEP)
-        return b"".join(chunks)
+        return b"".join(chunks)[: self._wish.max_bytes]
 
     async def _reserve(self, size: int) -> None:
         """Have `size` bytes reserved in all; the attempt's clock stands still while the budget has no room for them."""
@@ -403,8 +438,14 @@ def _open_session(config: FetchConfig, resolver: Resolver, ssl_context: ssl.SSLC
             raise BlockedAddressError("address not allowed")
         attempt = _current.get()
         attempt.watch.stage = Stage.CONNECT
-        attempt.sockets.append(socket.socket(family, kind, protocol))
-        return attempt.sockets[-1]
+        try:
+            opened = socket.socket(family, kind, protocol)
+        except OSError as error:
+            attempt.refusal = error
+            raise
+        attempt.refusal = None
+        attempt.sockets.append(opened)
+        return opened
 
     connector = _Connector(
         limit=0,  # the schedule counts
@@ -412,7 +453,7 @@ def _open_session(config: FetchConfig, resolver: Resolver, ssl_context: ssl.SSLC
         use_dns_cache=False,
         socket_factory=open_socket,
         keepalive_timeout=KEEPALIVE,
-        ssl=ssl_context or True,
+        ssl=ssl_context or client_context(config),
     )
     return aiohttp.ClientSession(
         connector=connector,
@@ -438,12 +479,12 @@ def _is_connected(opened: socket.socket) -> bool:
     return True
 
 
-def translate_error(error: BaseException, stage: Stage) -> ItemError:
+def translate_error(error: BaseException, stage: Stage, *, ipv6: bool = False) -> ItemError:
     """The failure that an exception of aiohttp, or of what lies below it, means at this stage of an attempt."""
     if isinstance(error, ItemError):
         return error
     if isinstance(error, aiohttp.ClientConnectorError):
-        return translate_os_error(error.os_error, stage)
+        return translate_os_error(_first_cause(error.os_error), stage, ipv6=ipv6)
     detail = f"{type(error).__name__}: {error}"
     for kind, before, inside in _REASONS:
         if isinstance(error, kind):
@@ -452,8 +493,14 @@ def translate_error(error: BaseException, stage: Stage) -> ItemError:
         cut = isinstance(error.__cause__, (http_exceptions.ContentLengthError, http_exceptions.TransferEncodingError))
         return ItemError(Reason.BODY_TRUNCATED if cut else Reason.HTTP_PROTOCOL_ERROR, detail)
     if isinstance(error, OSError):
-        return translate_os_error(error, stage)
+        return translate_os_error(error, stage, ipv6=ipv6)
     return ItemError(Reason.HTTP_PROTOCOL_ERROR, f"unexpected {detail}")
+
+
+def _first_cause(error: OSError) -> OSError:
+    """The first of several errors, of several addresses, which aiohappyeyeballs puts into one text."""
+    number = re.search(r"\[Errno (\d+)\]", str(error)) if error.errno is None else None
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else error
 
 
 # Exception, reason before the body, reason inside it; the first that fits counts.

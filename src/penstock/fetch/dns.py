@@ -8,6 +8,7 @@ are joined when the interpreter exits, which a hanging `getaddrinfo` would then 
 from __future__ import annotations
 
 import asyncio
+import errno
 import queue
 import socket
 import threading
@@ -17,17 +18,19 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from typing import Any
 
+from penstock.config import FetchConfig
 from penstock.errors import ItemError
 from penstock.fetch.policy.addresses import AddressGuard
 from penstock.records import Reason
 
-__all__ = ["Answer", "Lookup", "Resolver"]
-
-Lookup = Callable[[str], list[str]]
-"""Addresses of a host, in order of preference; raises `socket.gaierror` as `socket.getaddrinfo` does."""
+__all__ = ["Answer", "Found", "Lookup", "Resolver", "open_resolver"]
 
 TTL = 60.0
-"""Seconds that addresses are kept: getaddrinfo does not tell the record's own, and 60 s is what curl and many CDNs take."""
+"""Seconds that addresses are kept at most, and where the record's own time is not known: as curl and many CDNs have it."""
+
+MIN_TTL = 1.0
+"""Seconds that addresses are kept at least, so that a host whose records say 0 is asked about once a second, not once a
+row."""
 
 NEGATIVE_TTL = 30.0
 """Seconds that "no such host" is kept; half, as in curl."""
@@ -41,6 +44,11 @@ MAX_ADDRESSES = 8
 MAX_THREADS = 64
 """A dead name server holds a thread for up to 30 s, so a few threads would be used up by a few dead hosts."""
 
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""Of this machine; `socket.getaddrinfo` reports it as an OSError that is no gaierror."""
+
+_FOR_THE_MOMENT = frozenset({Reason.DNS_TEMPORARY, Reason.DNS_TIMEOUT, Reason.LOCAL_DESCRIPTORS})
+
 _TEMPORARY = frozenset({socket.EAI_AGAIN, socket.EAI_FAIL, socket.EAI_SYSTEM, socket.EAI_MEMORY})
 _NO_ADDRESS = frozenset(
     code for name in ("EAI_NODATA", "EAI_ADDRFAMILY") if (code := getattr(socket, name, None)) is not None
@@ -48,10 +56,28 @@ _NO_ADDRESS = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """What a lookup brought that knows how long it holds."""
+
+    addresses: list[str]
+    ttl: float = TTL
+    """Seconds."""
+
+
+Lookup = Callable[[str], "Found | list[str]"]
+"""Addresses of a host, in order of preference.
+
+Raises `socket.gaierror` as `socket.getaddrinfo` does, or an `ItemError` with a ``dns.*`` reason.
+"""
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What is known of a host: addresses that may be connected to, or why there are none."""
 
     addresses: tuple[str, ...] = ()
+    ttl: float = TTL
+    """Seconds that the addresses hold."""
     reason: Reason | None = None
     detail: str = ""
 
@@ -65,8 +91,8 @@ class Answer:
     def lifetime(self) -> float:
         """Seconds for which it may be reused: not at all if it is for the moment only."""
         if self.reason is None:
-            return TTL
-        return 0.0 if self.reason is Reason.DNS_TEMPORARY else NEGATIVE_TTL
+            return min(TTL, max(MIN_TTL, self.ttl))
+        return 0.0 if self.reason in _FOR_THE_MOMENT else NEGATIVE_TTL
 
 
 def system_lookup(host: str) -> list[str]:
@@ -75,12 +101,25 @@ def system_lookup(host: str) -> list[str]:
     return [str(info[4][0]) for info in infos]
 
 
+def open_resolver(config: FetchConfig, guard: AddressGuard) -> Resolver:
+    """The resolver that the options ask for: the system's, or the name server of ``--dns``. Close it.
+
+    Raises:
+        MissingExtraError: ``--dns`` is given and dnspython is not installed.
+    """
+    if config.dns is None:
+        return Resolver(guard)
+    from penstock.fetch.name_server import NameServer  # noqa: PLC0415 - needs the extra `dns`, and imports this module
+
+    return Resolver(guard, NameServer(config.dns))
+
+
 class Resolver:
     """Looks hosts up on daemon threads of its own; equal questions at the same time are asked once.
 
     Args:
         guard: Judges every address before anybody sees it.
-        lookup: The resolving function; a test's own, or the system's.
+        lookup: The resolving function; the system's, a `penstock.fetch.name_server.NameServer`, or a test's own.
         clock: Monotonic seconds.
     """
 
@@ -118,7 +157,8 @@ class Resolver:
         """Vetted addresses of a host, at least one.
 
         Raises:
-            ItemError: ``dns.*`` or ``ssrf.blocked``; ``dns.timeout`` after `timeout` seconds, or when `interrupt` is done.
+            ItemError: ``dns.*``, ``ssrf.blocked`` or ``local.descriptors``; ``dns.timeout`` after `timeout` seconds, or
+                when `interrupt` is done.
         """
         answer = self.ask(host)
         if isinstance(answer, Future):
@@ -178,17 +218,26 @@ class Resolver:
 
     def _resolve(self, host: str) -> Answer:
         try:
-            addresses = list(dict.fromkeys(self._lookup(host)))
+            found = self._lookup(host)
+        except ItemError as error:
+            return Answer(reason=error.reason, detail=error.detail)
         except socket.gaierror as error:
             return Answer(reason=_reason(error), detail=f"{host}: {error.strerror}")
         except Exception as error:  # noqa: BLE001 - a lookup that fails in whatever way must not take its thread along
-            return Answer(reason=Reason.DNS_TEMPORARY, detail=f"{host}: {type(error).__name__}: {error}")
+            exhausted = isinstance(error, OSError) and error.errno in _EXHAUSTED
+            reason = Reason.LOCAL_DESCRIPTORS if exhausted else Reason.DNS_TEMPORARY
+            return Answer(reason=reason, detail=f"{host}: {type(error).__name__}: {error}")
+        return self._vet(host, found if isinstance(found, Found) else Found(found))
+
+    def _vet(self, host: str, found: Found) -> Answer:
+        """What the guard leaves of it."""
+        addresses = list(dict.fromkeys(found.addresses))
         if not addresses:
             return Answer(reason=Reason.DNS_NO_ADDRESS, detail=host)
         allowed = self._guard.filter(addresses)[:MAX_ADDRESSES]
         if not allowed:
             return Answer(reason=Reason.SSRF_BLOCKED, detail=f"{host} has the address {addresses[0]}")
-        return Answer(allowed)
+        return Answer(allowed, found.ttl)
 
 
 def _reason(error: socket.gaierror) -> Reason:

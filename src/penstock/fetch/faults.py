@@ -17,13 +17,17 @@ _UNREACHABLE = frozenset(
         errno.EHOSTDOWN,
         errno.ENETUNREACH,
         errno.ENETDOWN,
-        # our own machine's fault; worth another attempt, when other connections have been closed
-        errno.EADDRNOTAVAIL,
-        errno.EMFILE,
-        errno.ENFILE,
-        errno.ENOBUFS,
     }
 )
+
+_LOCAL = {
+    errno.EMFILE: Reason.LOCAL_DESCRIPTORS,
+    errno.ENFILE: Reason.LOCAL_DESCRIPTORS,
+    errno.EADDRNOTAVAIL: Reason.LOCAL_PORTS,
+    errno.ENOBUFS: Reason.LOCAL_PORTS,
+    errno.ENOMEM: Reason.LOCAL_PORTS,
+}
+"""This machine's fault, and not the host's."""
 
 _TIMEOUTS = {
     Stage.DNS: Reason.DNS_TIMEOUT,
@@ -43,15 +47,26 @@ _KINDS = (
 )
 
 
-def translate_os_error(error: OSError, stage: Stage) -> ItemError:
-    """The failure that an error of a socket or of TLS means at this stage of an attempt."""
-    return ItemError(_reason(error, stage), f"{type(error).__name__}: {error.strerror or error}")
+def translate_os_error(error: OSError, stage: Stage, *, ipv6: bool = False) -> ItemError:
+    """The failure that an error of a socket or of TLS means at this stage of an attempt.
+
+    Args:
+        error: as it was raised.
+        stage: where the attempt stood.
+        ipv6: the address was one of IPv6. A machine without any has no address to connect from either.
+    """
+    detail = f"{type(error).__name__}: {error.strerror or error}"
+    if ipv6 and error.errno == errno.EADDRNOTAVAIL:
+        return ItemError(Reason.CONNECT_UNREACHABLE, detail)
+    return ItemError(_reason(error, stage), detail)
 
 
 def _reason(error: OSError, stage: Stage) -> Reason:
     for kind, reason in _KINDS:
         if isinstance(error, kind):
             return reason
+    if error.errno in _LOCAL:
+        return _LOCAL[error.errno]
     if stage is Stage.BODY:
         return Reason.TIMEOUT_IDLE if isinstance(error, TimeoutError) else Reason.BODY_RESET
     if isinstance(error, ssl.SSLError) and not isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):

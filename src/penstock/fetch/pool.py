@@ -1,6 +1,6 @@
 """The fetcher on threads, and the same for one row at a time.
 
-    submit ─▶ Dispatch ──next──▶ thread: _Attempt ─▶ urllib3's pool ─▶ _Connection ─▶ Dispatch ─▶ deliver
+    submit ─▶ Dispatch ──next──▶ thread: one hop ─▶ urllib3's pool ─▶ _Connection ─▶ Dispatch ─▶ deliver
                                     ▲
                                     └─ watchdog thread: shuts the socket of what is overdue
 
@@ -20,7 +20,8 @@ import socket
 import ssl
 import threading
 import time
-from concurrent.futures import Future, wait
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -30,17 +31,20 @@ from urllib3 import exceptions as urllib3_exceptions
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from penstock.config import FetchConfig
-from penstock.errors import ItemError
+from penstock.errors import ItemError, PenstockError, WorkerError
 from penstock.fetch.base import Deliver, FetchStatistics, OnBroken
 from penstock.fetch.budget import ByteBudget
-from penstock.fetch.dns import Resolver
+from penstock.fetch.dns import Resolver, open_resolver
 from penstock.fetch.faults import translate_os_error
 from penstock.fetch.policy.addresses import AddressGuard, connecting_guard, is_literal
-from penstock.fetch.policy.answers import HEADERS, Body, Head, check_body, read_head
-from penstock.fetch.policy.deadlines import Limits, Stage, Watch
-from penstock.fetch.policy.dispatch import Dispatch, Done, Job
+from penstock.fetch.policy.answers import HEADERS, Body, Head, Wish, check_body, read_head
+from penstock.fetch.policy.deadlines import STANDSTILL, Limits, Stage, Watch
+from penstock.fetch.policy.dispatch import Dispatch
+from penstock.fetch.policy.job import Done, Job
 from penstock.fetch.policy.retry import AttemptError
 from penstock.fetch.policy.urls import Target
+from penstock.fetch.storage import Storage
+from penstock.fetch.tls import client_context
 from penstock.records import Failure, Fetched, Reason, Row
 
 __all__ = ["SyncClient", "ThreadFetcher", "translate_error"]
@@ -67,7 +71,7 @@ class ThreadFetcher:
     Args:
         config: What may be fetched, how wide, how patiently.
         resolver: By default the system's, behind the guard that `config` asks for. One that is given stays open.
-        ssl_context: By default one that verifies against the system's authorities.
+        ssl_context: By default the one that `config` asks for.
         limits: Finer than `config` has them.
     """
 
@@ -87,8 +91,9 @@ class ThreadFetcher:
             limits,
             guard=AddressGuard(config.allow_network),
             connecting_guard=connecting,
-            resolver=resolver or Resolver(connecting),
-            pools=_open_pools(config, limits, ssl_context or ssl.create_default_context()),
+            resolver=resolver or open_resolver(config, connecting),
+            storage=Storage(),
+            pools=_open_pools(config, limits, ssl_context or client_context(config)),
         )
         self._owns_resolver = resolver is None
         self._condition = threading.Condition()
@@ -102,8 +107,7 @@ class ThreadFetcher:
         self._on_broken = on_broken
         self._budget = budget
         self._dispatch = Dispatch(self._web.config, budget, self._wake)
-        self._threads.append(threading.Thread(target=self._watch, name="penstock-watchdog", daemon=True))
-        self._threads[-1].start()
+        self._start_thread(self._watch, "penstock-watchdog")
 
     def submit(self, row: Row) -> None:
         """Take one row; blocks for no longer than it takes to note it."""
@@ -114,7 +118,7 @@ class ThreadFetcher:
 
     def statistics(self) -> FetchStatistics:
         """What was done so far."""
-        return FetchStatistics()
+        return self._dispatch.statistics(time.monotonic())
 
     def close(self) -> None:
         """Break off what is under way, close all connections, end the threads."""
@@ -125,6 +129,7 @@ class ThreadFetcher:
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join()
+        self._web.storage.close()
         for key in self._web.pools.pools.keys():  # noqa: SIM118 - urllib3's container refuses to be iterated over
             self._web.pools.pools[key].close()
         if self._owns_resolver:
@@ -138,20 +143,32 @@ class ThreadFetcher:
             if self._idle:
                 self._condition.notify()
             elif len(self._threads) <= self.width:  # the watchdog is one of them
-                name = f"penstock-fetch-{len(self._threads)}"
-                self._threads.append(threading.Thread(target=self._serve, name=name, daemon=True))
-                self._threads[-1].start()
+                self._start_thread(self._serve, f"penstock-fetch-{len(self._threads)}")
+
+    def _start_thread(self, work: Callable[[], None], name: str) -> None:
+        self._threads.append(threading.Thread(target=self._guarded, args=(work,), name=name, daemon=True))
+        self._threads[-1].start()
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        """Do the work of a thread; one that fails unforeseen says so: the flow must not wait for its rows."""
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001 - whatever it is
+            broken = error if isinstance(error, PenstockError) else WorkerError(f"the fetcher failed: {error!r}; a bug")
+            broken.__cause__ = error if broken is not error else error.__cause__
+            self._on_broken(broken)
 
     def _serve(self) -> None:
         while (attempt := self._next()) is not None:
             _current.set(attempt)
             try:
-                outcome: Body | ItemError = attempt.fetch()
+                answer: Body | Target | ItemError = attempt.fetch()
             except Exception as error:  # noqa: BLE001 - whatever it is, the row must get its outcome
-                outcome = attempt.failure(error)
+                answer = attempt.failure(error)
             with self._condition:
                 self._attempts.discard(attempt)
-                done = [] if self._web.closing.done() else self._settle(attempt.job, outcome)
+                closing = self._web.closing.done()
+                done = [] if closing else self._dispatch.ended(attempt.job, answer, time.monotonic())
             self._hand_out(done)
 
     def _next(self) -> _Attempt | None:
@@ -164,7 +181,8 @@ class ThreadFetcher:
                 now = time.monotonic()
                 job, done = self._dispatch.next(now)
                 if job is not None:
-                    attempt = _Attempt(self._web, job, self._budget, Watch(self._web.limits, now))
+                    watch = Watch(self._web.limits, now, job.spent)
+                    attempt = _Attempt(self._web, job, self._dispatch.wish(job), self._budget, watch)
                     self._attempts.add(attempt)
                 elif not done:
                     self._idle += 1
@@ -175,19 +193,20 @@ class ThreadFetcher:
                 self._wake()  # one thread wakes the next for as long as there is work
                 return attempt
 
-    def _settle(self, job: Job, outcome: Body | ItemError) -> list[Done]:
-        now = time.monotonic()
-        if isinstance(outcome, Body):
-            return self._dispatch.succeeded(job, outcome, now)
-        return self._dispatch.failed(job, outcome, now)
-
     def _hand_out(self, done: list[Done]) -> None:
         for row, parts in done:
             self._deliver(row, parts)
 
     def _watch(self) -> None:
-        while not wait([self._web.closing], self._web.limits.tick).done:
+        now = time.monotonic()
+        while True:
+            due = now + self._web.limits.tick
+            if wait([self._web.closing], self._web.limits.tick).done:
+                break
             now = time.monotonic()
+            if now - due > STANDSTILL:
+                for attempt in self._running():
+                    attempt.watch.stood_still(now - due)
             for attempt in self._running():
                 reason = attempt.watch.overdue(now, attempt.received)
                 if reason is not None:
@@ -249,7 +268,8 @@ class SyncClient:
 
     @cached_property
     def _fetcher(self) -> ThreadFetcher:
-        fetcher = ThreadFetcher(dataclasses.replace(self._config, connections=1))
+        # Whoever fetches one row at a time cannot tell an outage from a dead host, and is itself under a deadline.
+        fetcher = ThreadFetcher(dataclasses.replace(self._config, connections=1, outage="ignore"))
         fetcher.start(lambda _, parts: self._answers.put(parts), self._budget, lambda _: self._answers.put(None))
         return fetcher
 
@@ -263,19 +283,19 @@ class _Web:
     guard: AddressGuard
     connecting_guard: AddressGuard
     resolver: Resolver
+    storage: Storage
     pools: PoolManager
     closing: Future[None] = dataclasses.field(default_factory=Future)
     """Done when all is to end."""
 
 
 class _Attempt:
-    """One attempt at one request: redirects, the body, and its reservation."""
+    """One hop of an attempt at one request: connection, head, body, and its reservation."""
 
-    def __init__(self, web: _Web, job: Job, budget: ByteBudget, watch: Watch) -> None:
+    def __init__(self, web: _Web, job: Job, wish: Wish, budget: ByteBudget, watch: Watch) -> None:
         self.job = job
+        self.wish = wish
         self.watch = watch
-        self.target = job.target
-        """Of the present hop."""
         self.received = 0
         self.wire: socket.socket | None = None
         """The connection in use, for the watchdog."""
@@ -283,13 +303,15 @@ class _Attempt:
         self._budget = budget
         self._fresh = False
         """Whether the connection in use was opened for this request."""
-        self._verdict: Reason | None = None
+        self._verdict: Future[Reason] = Future()
+        """Why it is to be given up; not done while it is not."""
         self._status: int | None = None
         self._room = threading.Event()
 
     def give_up(self, reason: Reason) -> None:
         """Make the thread that works on it fail at once. From another thread."""
-        self._verdict = self._verdict or reason
+        if not self._verdict.done():
+            self._verdict.set_result(reason)
         wire = self.wire
         if wire is not None:
             with contextlib.suppress(OSError):  # closed, or not connected yet
@@ -298,18 +320,37 @@ class _Attempt:
 
     def failure(self, error: Exception) -> ItemError:
         """What the exception means, with what is known here of how far the attempt came."""
-        failure = ItemError(self._verdict) if self._verdict else translate_error(error, self.watch.stage)
+        given_up = self._verdict.done()
+        failure = ItemError(self._verdict.result()) if given_up else translate_error(error, self.watch.stage)
         failure.http_status = failure.http_status or self._status
         failure.size = failure.size or self.received
         return failure
 
-    def fetch(self) -> Body:
-        """The body, over at most five redirects."""
-        hops = 0
-        while isinstance(answer := self._get(hops), Target):
-            self.target = answer
-            hops += 1
-        return answer
+    def fetch(self) -> Body | Target:
+        """The body, or where else it is to be had."""
+        target = self.wish.target
+        if target.stored:
+            return self._fetch_stored(target)
+        self._web.guard.check_host(target.host)
+        response = self._ask()
+        try:
+            self._status = response.status
+            head = read_head(response.status, response.headers.getlist, self.wish)
+            return head if isinstance(head, Target) else check_body(self._read(response, head), head, self.wish)
+        finally:
+            _leave(response)
+            self.wire = None  # it may be another attempt's by now
+
+    def _fetch_stored(self, target: Target) -> Body:
+        """The body of an object that is no web server's."""
+        self.watch.stage = Stage.STORAGE
+        question = self._web.storage.ask(target, self.wish.max_bytes)
+        waited: list[Future[Any]] = [question, self._verdict]
+        wait(waited, return_when=FIRST_COMPLETED)
+        if not question.done():
+            raise ItemError(self._verdict.result())
+        self.job.head_came = time.monotonic()
+        return Body(question.result())
 
     def connect(self, host: str, port: int) -> socket.socket:
         """A connection to the first vetted address that answers; each gets its share of the time that is left."""
@@ -323,33 +364,26 @@ class _Attempt:
         for left, address in zip(range(len(addresses), 0, -1), addresses, strict=True):
             if not web.connecting_guard.allows(address) or web.closing.done():
                 continue
-            self.wire = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
+            ipv6 = ":" in address
+            try:
+                self.wire = socket.socket(socket.AF_INET6 if ipv6 else socket.AF_INET, socket.SOCK_STREAM)
+            except OSError as error:
+                failures = [translate_os_error(error, Stage.CONNECT, ipv6=ipv6)]
+                break  # the next address would need a socket, too
             try:
                 self.wire.settimeout(max(0.001, (deadline - time.monotonic()) / left))
                 self.wire.connect((address, port))
                 self.wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             except OSError as error:
                 self.wire.close()
-                failures = [translate_os_error(error, Stage.CONNECT)]
+                failures = [translate_os_error(error, Stage.CONNECT, ipv6=ipv6)]
             else:
                 return self.wire
         raise failures.pop()  # not by a name of this frame, which the exception would tie into a cycle
 
-    def _get(self, hops: int) -> Body | Target:
-        self._web.guard.check_host(self.target.host)
-        self._status, self.received = None, 0
-        response = self._ask()
-        try:
-            self._status = response.status
-            head = read_head(response.status, response.headers, self.target, hops, self._web.config.max_bytes)
-            return head if isinstance(head, Target) else check_body(self._read(response, head), head)
-        finally:
-            _leave(response)
-            self.wire = None  # it may be another attempt's by now
-
     def _ask(self) -> BaseHTTPResponse:
         """Send the request and read the head of its answer."""
-        target = self.target
+        target = self.wish.target
         pool = self._web.pools.connection_from_host(target.host, target.port, target.scheme)
         url = target.url if self._web.config.proxy else target.path  # what is sent, `_Connection` sees to
         while True:
@@ -360,7 +394,11 @@ class _Attempt:
                 )
             except urllib3_exceptions.HTTPError as error:
                 # A kept connection that the server closed while it was idle: nobody's fault, and no attempt.
-                if self._fresh or self._verdict or not isinstance(_cause(error), (ConnectionError, ssl.SSLEOFError)):
+                if (
+                    self._fresh
+                    or self._verdict.done()
+                    or not isinstance(_cause(error), (ConnectionError, ssl.SSLEOFError))
+                ):
                     raise
 
     def _read(self, response: BaseHTTPResponse, head: Head) -> bytes:
@@ -372,13 +410,15 @@ class _Attempt:
         while chunk := response.read1(CHUNK, decode_content=False):
             chunks.append(chunk)
             self.received += len(chunk)
-            if self.received > self._web.config.max_bytes:
+            if self.received > self.wish.max_bytes:
+                if self.wish.cut:
+                    break
                 raise AttemptError(Reason.BODY_TOO_LARGE, "more than announced", size=self.received)
             if self.received > self.job.reserved:
                 self._reserve(self.received + STEP)
-        if self._verdict is not None:
-            raise ItemError(self._verdict)  # the shut socket may read like the end of the body
-        return b"".join(chunks)
+        if self._verdict.done():
+            raise ItemError(self._verdict.result())  # the shut socket may read like the end of the body
+        return b"".join(chunks)[: self.wish.max_bytes]
 
     def _reserve(self, size: int) -> None:
         """Have `size` bytes reserved in all; the attempt's clock stands still while the budget has no room for them."""
@@ -429,7 +469,8 @@ class _Connection(HTTPConnection):
         self._used = time.monotonic()
         attempt.wire = self._wire
         attempt.watch.enter(Stage.HEADERS, self._used)
-        url = attempt.target.url if self.proxy_is_forwarding else attempt.target.path
+        target = attempt.wish.target
+        url = target.url if self.proxy_is_forwarding else target.path
         super().putrequest(method, url, skip_host, skip_accept_encoding)
 
 

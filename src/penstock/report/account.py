@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from penstock.errors import AccountError
-from penstock.records import ShardReport
+from penstock.records import Kind, Reason, ShardReport
 
 __all__ = ["Account"]
 
@@ -31,17 +31,19 @@ class Account:
     def of(cls, shards: Iterable[ShardReport]) -> Account:
         """The account over committed shards.
 
-        A shard of retried rows counts no row twice: its rows were failures before, and those it takes back.
+        A shard of retried rows counts no row twice: its rows were failed or skipped before, and those it takes back.
         """
         totals: Counter[str] = Counter()
         reasons: Counter[str] = Counter()
         for shard in shards:
-            again = sum(shard.retried.values())
+            again = Counter[Kind]()
+            for reason, count in shard.retried.items():
+                again[Reason.named(reason).kind] += count
             totals.update(
-                rows=shard.rows - again,
+                rows=shard.rows - again.total(),
                 written=shard.written,
-                failed=shard.failed - again,
-                skipped=shard.skipped,
+                failed=shard.failed - again[Kind.FAILED],
+                skipped=shard.skipped - again[Kind.SKIPPED],
                 size=shard.size_downloaded,
             )
             reasons.update(shard.reasons)

@@ -13,8 +13,8 @@ __all__ = ["Update", "progress_bar", "step_line"]
 Steps = Callable[[str, int, int], None]
 """Takes what comes now, how many steps are done, and how many there will be."""
 
-Update = Callable[[int, int, int], None]
-"""Takes rows done, rows among them that failed, and bytes downloaded."""
+Update = Callable[[int, int, int, str], None]
+"""Takes rows done, rows among them that failed, bytes downloaded, and what is being waited for (empty: nothing)."""
 
 
 @contextlib.contextmanager
@@ -39,9 +39,11 @@ def progress_bar(console: Console, total: int | None) -> Iterator[Update]:
     with bar:
         task = bar.add_task("rows", total=total, failed=0, speed=0.0, megabytes=0.0)
 
-        def update(done: int, failed: int, size: int) -> None:
+        def update(done: int, failed: int, size: int, waiting: str) -> None:
             seconds = bar.tasks[0].elapsed or 1e-9
-            bar.update(task, completed=done, failed=failed, speed=done / seconds, megabytes=size / 1e6 / seconds)
+            speed, megabytes = done / seconds, size / 1e6 / seconds
+            what = f"waiting: {waiting}" if waiting else "rows"
+            bar.update(task, description=what, completed=done, failed=failed, speed=speed, megabytes=megabytes)
 
         yield update
 

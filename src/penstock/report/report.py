@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,16 @@ class Report:
     """What downloaded: ``asyncio``, ``threads``, or ``worker`` (each decoder for itself)."""
     crew: str = ""
     """What decoded: ``processes`` or ``threads``."""
+    retries: int = 0
+    """Attempts beyond the first ones of their rows, by this run."""
+    attempts_given_back: int = 0
+    """Attempts that failed by this machine's own fault, and were not counted against their rows."""
+    waits: Mapping[str, float] = field(default_factory=dict)
+    """Seconds for which this run waited for this machine itself, by ``local.*`` reason."""
+    loop_lag_seconds: float = 0.0
+    """Longest time for which the event loop was held up. Above 1 s the machine is overloaded."""
+    ignored: Sequence[str] = field(default_factory=list)
+    """What this run was told to ignore: ``robots``, ``opt_outs``, ``certificates``, ``outage``."""
     stages: Mapping[str, float] = field(default_factory=dict)
     """Shares of time, 0 to 1: ``crew_busy``, ``consumer``, ``source``; and ``connections`` in use."""
     started: str = ""

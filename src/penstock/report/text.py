@@ -15,6 +15,9 @@ from penstock.report.report import Report
 
 __all__ = ["excerpt", "printable", "render_failures", "render_report"]
 
+LAG = 1.0
+"""Seconds that the event loop may be held up before people are told."""
+
 MAX_SHOWN = 300
 """Characters of a URL that are shown. Arbitrary: four lines of a terminal, longer than nearly all of them."""
 
@@ -45,6 +48,15 @@ def _facts(report: Report) -> list[tuple[str, RenderableType]]:
             ("set-up", _setup(report)),
             ("bottleneck", report.verdict),
         ]
+    if report.waits:
+        waits = ", ".join(f"{seconds:,.0f} s for {reason}" for reason, seconds in report.waits.items())
+        facts.append(("waited", f"{waits}; {report.attempts_given_back:,} attempts were given back"))
+    if report.loop_lag_seconds > LAG:
+        facts.append(
+            ("overload", f"the event loop was held up for {report.loop_lag_seconds:.1f} s: too much runs here")
+        )
+    if report.ignored:
+        facts.append(("ignored", ", ".join(report.ignored)))
     facts.append(("output", Text(excerpt(report.folder))))
     return facts
 

@@ -16,19 +16,25 @@ from pathlib import Path
 from penstock.errors import OutputError
 from penstock.records import ShardFile
 
-__all__ = ["check_writable", "describe", "place", "remove", "scratch", "sync", "writing"]
+__all__ = ["BLOCK", "check_writable", "describe", "place", "remove", "scratch", "sync", "writing"]
 
+BLOCK = 4096
+"""Bytes that a new name or an empty file may take on a file system: what is needed where nothing else is known."""
+
+_PROBE = ".penstock-probe-"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-_DENIED = (errno.EROFS, errno.EACCES, errno.EPERM)
+_DENIED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENAMETOOLONG)
+_GONE = (errno.ENOENT, errno.ESTALE)
 
 
 @contextlib.contextmanager
-def writing(folder: Path, needed: int = 0) -> Iterator[None]:
+def writing(folder: Path, needed: int = BLOCK, what: str = "write to") -> Iterator[None]:
     """Turns every OSError inside into an OutputError with a diagnosis.
 
     Args:
         folder: the output folder.
         needed: bytes that the work inside is about to write, at least; named in the message.
+        what: is done there; the message begins with ``cannot``, this and the folder.
 
     Raises:
         OutputError: the only shape in which a trouble of the disk leaves the sink.
@@ -36,53 +42,59 @@ def writing(folder: Path, needed: int = 0) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OutputError(_diagnosis(error, folder, needed)) from error
+        raise OutputError(f"cannot {what} {folder}: {_diagnosis(error, folder, needed)}") from error
 
 
 def _diagnosis(error: OSError, folder: Path, needed: int) -> str:
+    """What is wrong, and what to do."""
     cause = os.strerror(error.errno) if error.errno else str(error)
     if error.errno in _NO_ROOM:
-        return (
-            f"cannot write to {folder}: {cause}{_room(folder, needed)}; make room and run again: it goes on from here"
-        )
+        return f"{cause} ({needed:,} bytes needed{_room(folder)}); make room and run again: it goes on from here"
     if error.errno == errno.EFBIG:
-        return f"cannot write to {folder}: {cause}; raise the limit (ulimit -f) or lower --shard-size, and run again"
+        return f"{cause}; raise the limit (ulimit -f) or lower --shard-size, and run again"
+    named = f" ({os.fsdecode(error.filename)})" if isinstance(error.filename, str | bytes) else ""
     if error.errno in _DENIED:
-        return f"cannot write to {folder}: {cause} ({error.filename}); choose another folder or mend its permissions"
-    # EIO and what a failing fsync reports: the pages may be gone, so nothing is tried again and the shard is not committed
-    return f"cannot write to {folder}: {cause}; the shard was not committed; check the disk and run again"
+        return f"{cause}{named}; choose another folder or mend its permissions"
+    if error.errno in _GONE:
+        return f"{cause}{named}; something has taken it away while the run was at work; run again"
+    # EIO and what a failing fsync reports: the pages may be gone, so nothing is tried twice and nothing is committed
+    return f"{cause}{named}; check the disk and run again: it goes on from the last shard that was committed"
 
 
-def _room(folder: Path, needed: int) -> str:
+def _room(folder: Path) -> str:
+    """What there is, as far as the file system tells; many small files may use up its inodes first."""
     try:
-        free = shutil.disk_usage(folder).free
+        system = os.statvfs(folder)
     except OSError:
         return ""
-    return f" ({needed:,} bytes needed, {free:,} free)" if needed else f" ({free:,} bytes free)"
+    inodes = ", but no inode (df -i)" if system.f_files and not system.f_favail else ""
+    return f", {system.f_bavail * system.f_frsize:,} free{inodes}"
 
 
 def check_writable(folder: Path) -> None:
-    """Make `folder` if need be, and write, flush and rename a file in it: all that a commit will want later.
+    """Make `folder` if need be, and write, flush, rename and delete a file in it: all that a commit will want later.
 
     Raises:
         OutputError: one of these is not possible.
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with scratch(folder, ".penstock-probe-") as inside:
+        for left in folder.glob(f"{_PROBE}*"):  # by one that was cut short
+            remove(left)
+        with scratch(folder, _PROBE) as inside:
             probe = inside / "probe"
             probe.write_bytes(b"penstock")
             sync(probe)
             moved = folder / f"{inside.name}.moved"
             probe.rename(moved)
             moved.unlink()
+            remove(inside)
             sync(folder)
 
 
 @contextlib.contextmanager
 def scratch(parent: Path, prefix: str) -> Iterator[Path]:
-    """A new folder inside `parent` that is gone, with all it holds, when the block ends, however it ends."""
-    parent.mkdir(parents=True, exist_ok=True)
+    """A new folder inside `parent`, which must exist, that is gone, with all it holds, when the block ends, however it ends."""
     inside = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
     try:
         yield inside

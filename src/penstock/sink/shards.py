@@ -27,7 +27,7 @@ from penstock.errors import AccountError, ItemError
 from penstock.records import Kind, Settled, ShardReport
 from penstock.sink.arrays import ArraysFormat
 from penstock.sink.base import Record, ShardFormat
-from penstock.sink.disk import check_writable, describe, place, remove, scratch, writing
+from penstock.sink.disk import BLOCK, check_writable, describe, place, remove, scratch, writing
 from penstock.sink.files import FilesFormat
 from penstock.sink.parquet import ParquetFormat
 from penstock.sink.spool import Spool, kinds_of
@@ -108,6 +108,7 @@ class ShardStore:
         self.layout = TableLayout(config.caption_column is not None, config.keep_columns, kept_schema)
         self.format = _format(config.format, self.layout, parts)
         self._run_id = run_id
+        self._made = False
 
     @property
     def scratch(self) -> Path:
@@ -122,8 +123,15 @@ class ShardStore:
         """
         path = self._spool_path(shard)
         with writing(self.folder):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            self._make_folders()
             return OpenShard(self, shard, Spool(path, self._run_id))
+
+    def _make_folders(self) -> None:
+        """Once: if they vanish later on, somebody has deleted the run, and its journal too. That is to be an error."""
+        if not self._made:
+            for folder in (self._spools, self.scratch):
+                folder.mkdir(parents=True, exist_ok=True)
+            self._made = True
 
     def forget(self, shard: int) -> None:
         """Delete the spool of a shard, once its journal line is written."""
@@ -139,18 +147,23 @@ class ShardStore:
             committed: the shards that are in the journal.
             spools: delete the spools of the others, too: their rows will be others now.
         """
+        self._made = False
         with writing(self.folder):
             remove(self.scratch)
             if spools:
-                remove(self._spool_path(0).parent)
+                remove(self._spools)
             for shard in committed:
                 remove(self._spool_path(shard))
             for path in self.folder.iterdir():
                 if shard_of_path(path) not in (None, *committed):
                     remove(path)
 
+    @property
+    def _spools(self) -> Path:
+        return self.folder / ".penstock" / "spool"
+
     def _spool_path(self, shard: int) -> Path:
-        return self.folder / ".penstock" / "spool" / f"{shard_name(shard)}.spool"
+        return self._spools / f"{shard_name(shard)}.spool"
 
 
 def _format(name: str, layout: TableLayout, parts: tuple[str, ...]) -> ShardFormat:
@@ -204,7 +217,7 @@ class OpenShard:
         if sample is not None:
             self._store.format.check(kinds)
         meta = self._store.layout.row(settled)
-        with writing(self._store.folder, needed=sample.nbytes if sample else 0):
+        with writing(self._store.folder, needed=max(BLOCK, sample.nbytes if sample else 0)):
             self._spool.add(index, (outcome.size, meta), sample.parts if sample else _NO_PARTS, kinds)
         self._tally.add(meta, outcome.size)
 
@@ -230,12 +243,17 @@ class OpenShard:
             self._tally.write(paths[-1], self._started, time.time())
             files = tuple(describe(path) for path in paths)
             place(paths, store.folder)
-        self._spool.close()
+        self.close()
         return self._tally.report(self.shard, self._spool.indices, files)
 
     def close(self) -> None:
-        """Stop here; without a commit the rows stay in the spool for the next run. May be called twice."""
-        self._spool.close()
+        """Stop here; without a commit the rows stay in the spool for the next run. May be called twice.
+
+        Raises:
+            OutputError: the disk refuses to close the spool.
+        """
+        with writing(self._store.folder):
+            self._spool.close()
 
 
 class _SpooledRows:

@@ -155,9 +155,9 @@ class Spool:
 
     def close(self) -> None:
         """Give the file back and keep it; may be called twice."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        descriptor, self._descriptor = self._descriptor, -1  # closed even where the system reports an error
+        if descriptor >= 0:
+            os.close(descriptor)
 
     def _append(self, *pieces: bytes) -> None:
         try:

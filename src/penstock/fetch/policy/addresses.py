@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 
 from penstock.config import FetchConfig
 from penstock.errors import ItemError
+from penstock.fetch.own import is_own
 from penstock.records import Reason
 
 __all__ = ["AddressGuard", "connecting_guard", "is_literal"]
@@ -63,27 +64,44 @@ _EMBEDDING = tuple(
     )
 )
 
+# Upper half of the last 64 bits of an ISATAP address, whose last 32 bits are an IPv4 address. Any prefix may stand before
+# it, and who is sent there is sent on into the prefix's own network.
+_ISATAP = (0x00005EFE, 0x02005EFE)
+
 _CACHED = 65_536
 """Verdicts kept; a plain number, some MiB at most."""
 
 
+def _nobodys(address: str) -> bool:  # noqa: ARG001 - stands in for `is_own`
+    return False
+
+
 class AddressGuard:
     """Judges addresses: the public internet is allowed, and what `allow_network` names.
+
+    Args:
+        allow_network: Networks that are allowed whatever they are.
+        is_own: Whether an address belongs to this machine, which is not the internet even where it is public. Asked
+            about addresses that are allowed otherwise; may raise OSError if it cannot be found out now.
 
     >>> AddressGuard(("10.1.0.0/16",)).filter(["10.1.2.3", "10.2.3.4", "8.8.8.8"])
     ('10.1.2.3', '8.8.8.8')
     """
 
     allows: Callable[[str], bool]
-    """Whether this address, given as text, may be connected to; False for what is no address."""
+    """Whether this address, given as text, may be connected to; False for what is no address.
 
-    def __init__(self, allow_network: Iterable[str] = ()) -> None:
+    Raises what `is_own` raises; only verdicts are kept.
+    """
+
+    def __init__(self, allow_network: Iterable[str] = (), *, is_own: Callable[[str], bool] = _nobodys) -> None:
         self._holes = tuple(ipaddress.ip_network(text) for text in allow_network)
+        self._is_own = is_own
         self.allows = functools.lru_cache(_CACHED)(self._judge)
 
     def filter(self, addresses: Iterable[str]) -> tuple[str, ...]:
-        """Those that may be connected to, in their order."""
-        return tuple(address for address in addresses if self.allows(address))
+        """Those that may be connected to, in their order; also those that cannot be judged now, for they are again."""
+        return tuple(address for address in addresses if self._may_pass(address))
 
     def check_host(self, host: str) -> None:
         """Refuse a host that is a forbidden IP literal; a name passes, for its addresses are judged when it is resolved.
@@ -91,8 +109,14 @@ class AddressGuard:
         Raises:
             ItemError: ``ssrf.blocked``.
         """
-        if is_literal(host) and not self.allows(host):
+        if is_literal(host) and not self._may_pass(host):
             raise ItemError(Reason.SSRF_BLOCKED, host)
+
+    def _may_pass(self, address: str) -> bool:
+        try:
+            return self.allows(address)
+        except OSError:
+            return True
 
     def _judge(self, text: str) -> bool:
         try:
@@ -104,11 +128,17 @@ class AddressGuard:
     def _allowed(self, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
         if any(address in hole for hole in self._holes):
             return True
-        if isinstance(address, ipaddress.IPv4Address):
-            return not any(address in network for network in _BLOCKED_4)
         if any(address in network for network in _EMBEDDING):
             return self._allowed(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
-        return address in _GLOBAL_6 and not any(address in network for network in _BLOCKED_6)
+        return _is_public(address) and not self._is_own(str(address))
+
+
+def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    if isinstance(address, ipaddress.IPv4Address):
+        return not any(address in network for network in _BLOCKED_4)
+    if int(address) >> 32 & 0xFFFFFFFF in _ISATAP:
+        return False
+    return address in _GLOBAL_6 and not any(address in network for network in _BLOCKED_6)
 
 
 def is_literal(host: str) -> bool:
@@ -119,6 +149,7 @@ def is_literal(host: str) -> bool:
 def connecting_guard(config: FetchConfig) -> AddressGuard:
     """The guard of the addresses that are really connected to.
 
-    With a proxy those are the proxy's own, which the user has named; where it connects to is for the proxy to judge.
+    This machine's own addresses are judged here only, so that they are looked for once. With a proxy the addresses are
+    the proxy's own, which the user has named; where it connects to is for the proxy to judge.
     """
-    return AddressGuard(("0.0.0.0/0", "::/0") if config.proxy else config.allow_network)
+    return AddressGuard(("0.0.0.0/0", "::/0") if config.proxy else config.allow_network, is_own=is_own)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import zlib
 from dataclasses import dataclass
 
 from penstock import __version__
+from penstock.fetch.policy.optout import Values, reservation
 from penstock.fetch.policy.retry import AttemptError, classify_status, parse_retry_after
-from penstock.fetch.policy.urls import Target, redirect
+from penstock.fetch.policy.urls import Target, UrlRules, redirect
 from penstock.records import Reason
 
-__all__ = ["HEADERS", "Body", "Head", "check_body", "read_head"]
+__all__ = ["HEADERS", "Body", "Head", "Wish", "check_body", "read_head"]
 
 PROJECT_URL = "https://github.com/penstock/penstock"
 
@@ -20,6 +21,9 @@ HEADERS = {
     "User-Agent": f"penstock/{__version__} (+{PROJECT_URL})",
 }
 """Sent with every request."""
+
+_GZIP_OR_ZLIB = 47
+"""The `wbits` by which zlib tells gzip and zlib streams apart by itself."""
 
 _FOLLOWED = (301, 302, 303, 307, 308)
 
@@ -33,8 +37,10 @@ class Head:
     status: int
     length: int | None
     """Bytes announced; None if the end of the body will tell."""
-    encoded: bool
-    """Whether a Content-Encoding is claimed that was not asked for."""
+    coding: str = ""
+    """The Content-Encoding that is claimed though it was not asked for."""
+    server_type: str = ""
+    """The Content-Type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,50 +48,96 @@ class Body:
     """The bytes of an answer."""
 
     data: bytes
-    status: int
+    status: int | None = None
+    """None if it is no web server's."""
+    server_type: str = ""
+    """The answer's Content-Type."""
 
 
-def read_head(status: int, headers: Mapping[str, str], target: Target, hops: int, max_bytes: int) -> Head | Target:
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is asked for."""
+
+    target: Target
+    hops: int
+    """Redirects that led to the target."""
+    max_bytes: int
+    cut: bool
+    """A larger body is cut, and an empty one is no failure: a robots.txt."""
+    heed: bool
+    """Opt-outs that answers state are respected."""
+    rules: UrlRules
+
+
+def read_head(status: int, values: Values, wish: Wish) -> Head | Target:
     """What follows from status and headers: a body to read, or a redirect to follow.
 
-    `headers` must look names up regardless of case.
+    Args:
+        status: of the answer.
+        values: all values of a header field, by its name in any case.
+        wish: what was asked for.
 
     Raises:
-        ItemError: if the answer is a failure.
+        ItemError: if the answer is a failure, or refuses.
     """
     if status in _FOLLOWED:
-        return redirect(target, headers.get("Location"), hops)
-    reason = classify_status(status, headers)
+        return redirect(wish.target, _first(values, "Location"), wish.hops, wish.rules)
+    retry_after = _first(values, "Retry-After")
+    reason = classify_status(status, retry_after)
     if reason is not None:
-        wait = parse_retry_after(headers.get("Retry-After"))
-        raise AttemptError(reason, f"HTTP {status}", http_status=status, host_key=target.host_key, retry_after=wait)
-    length = _length(headers, status)
-    if length is not None and length > max_bytes:
-        raise AttemptError(Reason.BODY_TOO_LARGE, f"Content-Length {length}", http_status=status)
-    coding = headers.get("Content-Encoding", "").strip().lower()
-    return Head(status, length, encoded=coding not in ("", "identity"))
+        raise AttemptError(reason, f"HTTP {status}", http_status=status, retry_after=parse_retry_after(retry_after))
+    refusal = reservation(values) if wish.heed else None
+    if refusal is not None:
+        refusal.http_status = status
+        raise refusal
+    length = _length(values, status)
+    if length is not None and length > wish.max_bytes:
+        if not wish.cut:
+            raise AttemptError(Reason.BODY_TOO_LARGE, f"Content-Length {length}", http_status=status)
+        length = None
+    coding = (_first(values, "Content-Encoding") or "").strip().lower()
+    return Head(status, length, "" if coding == "identity" else coding, (_first(values, "Content-Type") or "")[:100])
 
 
-def check_body(data: bytes, head: Head) -> Body:
-    """A body that is whole.
+def check_body(data: bytes, head: Head, wish: Wish) -> Body:
+    """A body that is whole, and decoded if it has to be.
 
     Raises:
-        AttemptError: ``body.truncated``, ``body.empty`` or ``http.encoding``.
+        AttemptError: ``body.truncated``, ``body.empty``, ``body.too_large`` or ``http.encoding``.
     """
     size = len(data)
     if head.length is not None and size < head.length:
         raise AttemptError(Reason.BODY_TRUNCATED, f"{size} of {head.length} bytes", http_status=head.status, size=size)
-    if not data:
+    if not data and not wish.cut:
         raise AttemptError(Reason.BODY_EMPTY, http_status=head.status)
-    if head.encoded and not _looks_like_image(data):  # some servers claim gzip and send the plain file
-        raise AttemptError(Reason.HTTP_ENCODING, http_status=head.status, size=size)
-    return Body(data, head.status)
+    if head.coding and not _looks_like_image(data):  # some servers claim gzip and send the plain file
+        data = _decoded(data, head, wish)
+    return Body(data, head.status, head.server_type)
 
 
-def _length(headers: Mapping[str, str], status: int) -> int | None:
+def _decoded(data: bytes, head: Head, wish: Wish) -> bytes:
+    """The content of a body that came compressed though nobody asked for it: one coding, and a bounded size."""
+    size = len(data)
+    if head.coding not in ("gzip", "x-gzip", "deflate"):
+        raise AttemptError(Reason.HTTP_ENCODING, head.coding, http_status=head.status, size=size)
+    unpacker = zlib.decompressobj(_GZIP_OR_ZLIB)
+    try:
+        content = unpacker.decompress(data, wish.max_bytes + 1)
+    except zlib.error as error:
+        raise AttemptError(Reason.HTTP_ENCODING, str(error), http_status=head.status, size=size) from error
+    if len(content) > wish.max_bytes and not wish.cut:
+        raise AttemptError(Reason.BODY_TOO_LARGE, f"unpacked from {size} bytes", http_status=head.status, size=size)
+    return content[: wish.max_bytes]
+
+
+def _first(values: Values, name: str) -> str | None:
+    return next(iter(values(name)), None)
+
+
+def _length(values: Values, status: int) -> int | None:
     """Announced size; chunked coding overrides Content-Length."""
-    text = headers.get("Content-Length")
-    if text is None or "chunked" in headers.get("Transfer-Encoding", "").lower():
+    text = _first(values, "Content-Length")
+    if text is None or "chunked" in (_first(values, "Transfer-Encoding") or "").lower():
         return None
     text = text.strip()
     if not (text.isascii() and text.isdigit() and len(text) < 20):

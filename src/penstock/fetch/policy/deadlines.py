@@ -9,7 +9,11 @@ from typing import Self
 from penstock.config import FetchConfig
 from penstock.records import Reason
 
-__all__ = ["Limits", "Stage", "Watch"]
+__all__ = ["STANDSTILL", "Limits", "Stage", "Watch"]
+
+STANDSTILL = 1.0
+"""Seconds by which whoever reads the watches may be late before the process counts as having been stopped (Ctrl-Z, a frozen
+container): the servers have gone on meanwhile, and what they sent has not been looked at yet. Arbitrary."""
 
 
 class Stage(enum.Enum):
@@ -20,6 +24,7 @@ class Stage(enum.Enum):
     TLS = "tls"
     HEADERS = "headers"
     BODY = "body"
+    STORAGE = "storage"
 
 
 _LATE = {Stage.DNS: Reason.DNS_TIMEOUT, Stage.CONNECT: Reason.CONNECT_TIMEOUT, Stage.TLS: Reason.TLS_TIMEOUT}
@@ -51,13 +56,20 @@ class Limits:
 
 
 class Watch:
-    """The time of one attempt. Times are monotonic seconds, passed in."""
+    """The time of one attempt. Times are monotonic seconds, passed in.
+
+    Args:
+        limits: how long it may take.
+        now: the present.
+        spent: seconds that its earlier hops took.
+    """
 
     __slots__ = ("_connecting", "_limits", "_mark", "_paused", "_progress", "_received", "_started", "stage")
 
-    def __init__(self, limits: Limits, now: float) -> None:
+    def __init__(self, limits: Limits, now: float, spent: float = 0.0) -> None:
         self._limits = limits
-        self._started = self._connecting = self._progress = now
+        self._started = now - spent
+        self._connecting = self._progress = now
         self._mark = (now, 0)
         self._received = 0
         self._paused: float | None = None
@@ -86,7 +98,7 @@ class Watch:
             return _LATE[self.stage]
         if now - self._started >= self._limits.total:
             return Reason.TIMEOUT_TOTAL
-        if self.stage in _LATE:
+        if self.stage in _LATE or self.stage is Stage.STORAGE:
             return None
         return self._slow(now, received)
 
@@ -98,11 +110,17 @@ class Watch:
         """Let the clock go on."""
         if self._paused is None:
             return
-        waited = now - self._paused
-        self._started += waited
-        self._progress += waited
-        self._mark = (self._mark[0] + waited, self._mark[1])
-        self._paused = None
+        waited, self._paused = now - self._paused, None
+        self.stood_still(waited)
+
+    def stood_still(self, seconds: float) -> None:
+        """The process was stopped for so long, which counts for nobody. In a pause nothing counts anyway."""
+        if self._paused is not None:
+            return
+        self._started += seconds
+        self._connecting += seconds
+        self._progress += seconds
+        self._mark = (self._mark[0] + seconds, self._mark[1])
 
     def _slow(self, now: float, received: int) -> Reason | None:
         if received > self._received:

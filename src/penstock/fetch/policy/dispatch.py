@@ -1,12 +1,18 @@
 """The life of a row inside a fetcher, from its URLs to its delivery.
 
-    admit ─▶ check_url ─▶ Schedule ──next──▶ attempt (the fetcher's I/O) ─┬─succeeded─▶ Fetched ─┐
-      │                      ▲                                            └─failed─▶ decide ─────┤
-      │                      └───────────────── pause ──────────────────────────────┘ (final)    ▼
-      └─(bad URL)──────────────────────────────────────────────────────────────▶ Failure ─▶ Done, when all parts are there
+    admit ─▶ check_url ─▶ Schedule ──next──▶ gate ──▶ attempt (the fetcher's I/O) ─┬─succeeded─▶ Fetched ─┐
+      │                    ▲ ▲ ▲ ▲            │ │                                  │                      │
+      │                    │ │ │ └── robots ──┘ │                                  ├─moved: a redirect    │
+      │                    │ │ └────────────────┼──────────────────────────────────┘                      │
+      │                    │ └── pause ─────────┼──────── decide ◀─────────────────┴─failed               │
+      │                    └── an outage ended ─┼─── limbo ◀──┤ (final)                                   │
+      └─(bad URL)──────────────────────────────┴─────────┴───┴───▶ Failure ──────────────────────────────▶ Done
 
-Both fetchers drive this one machine and differ only in how they carry out an attempt. Not thread-safe, apart from the
-budget; time is passed in.
+Done is a row, when all its parts are there. Both fetchers drive this one machine and differ only in how they carry out an
+attempt. Not thread-safe, apart from the budget; time is passed in.
+
+A failure that an outage of this machine may have caused stays in *limbo* until somebody answers: then it counts. If nobody
+does, and `Outage` says that it is this machine, all such attempts are given back.
 """
 
 from __future__ import annotations
@@ -14,21 +20,24 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from penstock.config import FetchConfig
-from penstock.errors import ItemError
+from penstock.errors import ItemError, LocalError
+from penstock.fetch.base import FetchStatistics
 from penstock.fetch.budget import ByteBudget
-from penstock.fetch.policy.answers import Body
+from penstock.fetch.policy.answers import Body, Wish
 from penstock.fetch.policy.hosts import Schedule
-from penstock.fetch.policy.retry import AttemptError, decide
-from penstock.fetch.policy.urls import Target, check_url
+from penstock.fetch.policy.job import Done, Job, Ticket
+from penstock.fetch.policy.manners import Manners
+from penstock.fetch.policy.optout import RobotsRules
+from penstock.fetch.policy.outage import DOUBTFUL, UNREACHED, Outage
+from penstock.fetch.policy.retry import AttemptError, RetryBudget, decide
+from penstock.fetch.policy.robots import LONGEST_DELAY, RobotsCache, Verdict, verdict_of
+from penstock.fetch.policy.trouble import Trouble
+from penstock.fetch.policy.urls import Target, UrlRules, check_url
 from penstock.records import Failure, Fetched, Reason, Retry, Row
 
-__all__ = ["Dispatch", "Done", "Job"]
-
-Done = tuple[Row, tuple[Fetched | Failure, ...]]
-"""A row with one entry for each of its requests."""
+__all__ = ["Dispatch"]
 
 FIRST_GUESS = 128 * 1024
 """Bytes reserved for a body of which nothing is known; about the median of web images."""
@@ -37,34 +46,30 @@ PATIENCE = 300.0
 """Seconds. A host that asks for a longer rest is not waited for: what is queued for it fails as rate limited, without a
 request, so that a later run can try again."""
 
+LOCAL_PAUSE = 0.5
+"""Seconds before an attempt for which this machine had no descriptor, port or buffer is made again. Arbitrary: other
+attempts end meanwhile, and give theirs back."""
 
-@dataclass(slots=True, eq=False)
-class _Ticket:
-    """A row on its way."""
+LOCAL_PATIENCE = 60.0
+"""Seconds of such attempts without a single success after which waiting is pointless."""
 
-    row: Row
-    parts: list[Fetched | Failure | None]
-    missing: int
+RECHECK_SHARE, RECHECK_LEAST, RECHECK_PAUSE = 0.2, 200, 31.0
+"""When more than this share of at least so many attempts found no such name, the resolver may be at fault: then each name is
+looked up a second time, after so many seconds, when the first answer has left the cache."""
 
-
-@dataclass(slots=True, eq=False)
-class Job:
-    """One request of a row, and what is known of it between its attempts."""
-
-    ticket: _Ticket
-    position: int
-    target: Target
-    attempts: int = 0
-    started: float = 0.0
-    """When the first attempt began."""
-    reserved: int = 0
-    """Bytes that the running attempt has reserved with the budget; kept by whoever runs it."""
-    head_came: float = 0.0
-    """When the head of the answer came whose body is wanted; kept by whoever runs the attempt."""
+_OVERLOAD = frozenset({Reason.HTTP_RATE_LIMITED, Reason.CONNECT_TIMEOUT, Reason.TLS_TIMEOUT})
+_UNANSWERED = (DOUBTFUL - {Reason.HOST_UNAVAILABLE}) | {Reason.CONNECT_REFUSED}
 
 
 class Dispatch:
-    """Rows in; attempts to make, and finished rows, out."""
+    """Rows in; attempts to make, and finished rows, out.
+
+    Args:
+        config: what may be fetched, how wide, how patiently.
+        budget: bounds the bytes of all attempts.
+        wake: called, from any thread, when there is room again for an attempt.
+        uniform: random numbers in [0, 1), for the pauses.
+    """
 
     def __init__(
         self,
@@ -74,26 +79,37 @@ class Dispatch:
         *,
         uniform: Callable[[], float] = random.random,
     ) -> None:
+        self._rules = UrlRules.of(config)
         self._config = config
         self._budget = budget
         self._wake = wake
         self._uniform = uniform
-        self._schedule: Schedule[Job] = Schedule(config.connections, config.per_host)
+        self._manners = Manners(config.per_host)
+        self._schedule: Schedule[Job] = Schedule(config.connections, self._manners.limit)
+        self._robots: RobotsCache[Job] | None = RobotsCache() if config.robots == "respect" else None
+        self._retries = RetryBudget()
+        self._trouble = Trouble()
+        # A proxy that is gone refuses: for whoever has one, that is an outage.
+        unreached = UNREACHED | {Reason.CONNECT_REFUSED} if config.proxy else UNREACHED
+        self._outage = Outage(unreached) if config.outage == "wait" else None
+        self._outages = 0
+        self._limbo: list[tuple[Job, ItemError]] = []
         self._guess = float(FIRST_GUESS)
         self._parked: dict[str, float] = {}
         """Hosts that asked for a rest beyond our patience, and when it ends."""
+        self._attempts = self._nameless = self._given_back = 0
 
     def admit(self, row: Row, now: float) -> list[Done]:
         """Take a row; it is done at once if none of its URLs can be fetched."""
-        ticket = _Ticket(row, [None] * len(row.requests), len(row.requests))
+        ticket = Ticket(row, [None] * len(row.requests), len(row.requests))
         done: list[Done] = []
         for position, request in enumerate(row.requests):
             try:
-                job = Job(ticket, position, check_url(request.url))
+                target = check_url(request.url, self._rules)
             except ItemError as error:
                 done += self._put(ticket, position, error.failure())
             else:
-                self._schedule.add(job, job.target.host_key, now)
+                self._schedule.add(Job(target, self._config.max_bytes, ticket, position), target.host_key, now)
         return done
 
     def next(self, now: float) -> tuple[Job | None, list[Done]]:
@@ -103,41 +119,157 @@ class Dispatch:
         """
         guess = min(int(self._guess), self._config.max_bytes)
         done: list[Done] = []
-        while self._schedule.ready(now) and self._budget.admit(guess, self._wake):
+        while self.is_due(now) and self._budget.admit(guess, self._wake):
             job = self._schedule.take(now)
             assert job is not None, "ready() said so"
             job.reserved = guess
-            if not job.attempts:
-                job.started = now
-            if not self._is_parked(job.target.host_key, now):
-                job.attempts += 1
-                return job, done
-            refusal = ItemError(Reason.HTTP_RATE_LIMITED, f"the host asked for more than {PATIENCE:.0f} s of rest")
-            done += self._end(job, refusal, now)
+            answer = self._gate(job, now)
+            if isinstance(answer, Job):
+                self._begin(answer, now)
+                return answer, done
+            if answer is not None:
+                done += self._end(job, answer, now)
+            else:
+                self._leave(job, now)
         return None, done
 
     def is_due(self, now: float) -> bool:
         """Whether `next` would give something, if there is room."""
-        return self._schedule.ready(now)
+        return (self._outage is None or self._outage.may_start(now)) and self._schedule.ready(now)
 
     def wake_at(self) -> float | None:
         """When to ask `next` again though nothing has happened."""
+        if self._outage is not None and self._outage.reason is not None:
+            return self._outage.wake_at()
         return self._schedule.wake_at()
+
+    def wish(self, job: Job) -> Wish:
+        """What the present attempt asks for."""
+        heed = self._config.opt_outs == "respect" and not job.origin
+        return Wish(job.target, job.hops, job.max_bytes, cut=bool(job.origin), heed=heed, rules=self._rules)
+
+    def ended(self, job: Job, answer: Body | Target | ItemError, now: float) -> list[Done]:
+        """A hop of an attempt is over, in one of three ways.
+
+        Raises:
+            LocalError: this machine lacks something that does not come back.
+        """
+        if isinstance(answer, Body):
+            return self.succeeded(job, answer, now)
+        return self.moved(job, answer, now) if isinstance(answer, Target) else self.failed(job, answer, now)
 
     def succeeded(self, job: Job, body: Body, now: float) -> list[Done]:
         """An attempt brought its bytes."""
+        done = self._reached(job, now)
+        self._manners.succeeded(job.target.host_key)
+        self._recover(now)
+        if job.origin:
+            return done + self._robots_came(job, RobotsRules.parse(body.data), now)
         size = len(body.data)
         self._guess += (size - self._guess) / 32  # a mean over about the last 32 bodies
         self._schedule.finished(job.target.host_key, now)
-        part = job.ticket.row.requests[job.position].part
-        fetched = Fetched(part, body.data, body.status, job.attempts, now - job.started, now - job.head_came)
-        done = self._put(job.ticket, job.position, fetched)
+        done += self._fill(job, job.fetched(body, now))
         self._budget.keep(size - job.reserved)
         return done
 
+    def moved(self, job: Job, target: Target, now: float) -> list[Done]:
+        """An attempt was sent elsewhere: it goes on there, in that host's turn."""
+        done = self._reached(job, now)
+        self._manners.succeeded(job.target.host_key)
+        self._leave(job, now)
+        job.follow(target, now)
+        self._schedule.add(job, target.host_key, now)
+        return done
+
     def failed(self, job: Job, error: ItemError, now: float) -> list[Done]:
-        """An attempt failed: it is repeated later, or final."""
+        """An attempt failed: it is repeated later, or final.
+
+        Raises:
+            LocalError: this machine lacks something that does not come back.
+        """
+        if error.reason.retry is Retry.LOCAL:
+            self._give_back(job, error, now)
+            return []
+        self._learn(job.target.host_key, error, now)
+        done = self._reached(job, now) if error.reason not in DOUBTFUL else self._doubt(job, error.reason, now)
+        if self._outage is not None and self._outage.reason is not None:  # then nobody is to blame
+            self._refund(job, now)
+            return done
         retry_after = error.retry_after if isinstance(error, AttemptError) else None
+        pause = self._pause(job, error, retry_after, now)
+        if error.reason.retry is Retry.HOST:
+            self._rest(job.target.host_key, retry_after if pause is None else pause, now)
+        if pause is None:
+            return done + self._end(job, error, now)
+        self._again(job, now, pause)
+        return done
+
+    def statistics(self, now: float) -> FetchStatistics:
+        """What was done beside fetching. From any thread."""
+        return FetchStatistics(
+            retries=self._retries.spent,
+            given_back=self._given_back,
+            trouble=self._trouble.reason.value if self._trouble.reason else "",
+            trouble_seconds=self._trouble.seconds(now),
+        )
+
+    def _gate(self, job: Job, now: float) -> Job | ItemError | None:
+        """What the turn of a job is used for: an attempt (its own, or one at robots.txt), a failure, or nothing yet."""
+        host = job.target.host_key
+        if self._is_parked(host, now):
+            return ItemError(Reason.HTTP_RATE_LIMITED, f"the host asked for more than {PATIENCE:.0f} s of rest")
+        if self._manners.is_given_up(host, now):
+            return ItemError(Reason.HOST_UNAVAILABLE, host)
+        if self._robots is None or job.origin or job.target.stored:
+            return job
+        verdict = self._robots.look(job.target.origin, now)
+        if verdict is not None:
+            return self._judged(job, verdict)
+        if not self._robots.wait(job.target.origin, job):
+            return None
+        asking = Job.for_robots(job.target)
+        asking.reserved, job.reserved = job.reserved, 0  # it takes the turn over
+        return asking
+
+    def _judged(self, job: Job, rules: Verdict) -> Job | ItemError:
+        if isinstance(rules, ItemError):
+            return ItemError(rules.reason, rules.detail, http_status=rules.http_status)
+        if not rules.allows(job.target.url):
+            return ItemError(Reason.OPTOUT_ROBOTS, f"{job.target.origin}/robots.txt")
+        if rules.delay > LONGEST_DELAY:
+            return ItemError(Reason.OPTOUT_ROBOTS, f"{job.target.origin}/robots.txt: Crawl-delay {rules.delay:g}")
+        if rules.delay:
+            self._manners.pace(job.target.host_key, rules.delay)
+        return job
+
+    def _begin(self, job: Job, now: float) -> None:
+        if job.outages != self._outages:  # whatever failed before has failed by the outage
+            job.attempts, job.outages = 0, self._outages
+        if not job.attempts:
+            job.started = now
+        if not job.hops:
+            job.attempts += 1
+            self._attempts += 1
+            self._retries.earn()
+        job.began = now
+        job.probe = self._outage is not None and self._outage.started()
+        delay = self._manners.delay(job.target.host_key)
+        if delay:
+            self._schedule.hold(job.target.host_key, now, delay)
+
+    def _learn(self, host: str, error: ItemError, now: float) -> None:
+        """What a failure says about its host."""
+        if error.reason in _OVERLOAD or error.reason.phase == "timeout" or error.http_status == 503:
+            self._manners.overloaded(host)
+        if error.http_status is None and error.reason in _UNANSWERED:
+            self._manners.unanswered(host, now)
+        else:
+            self._manners.answered(host)
+
+    def _pause(self, job: Job, error: ItemError, retry_after: float | None, now: float) -> float | None:
+        """Seconds until the next attempt, or None if there is none."""
+        if error.reason is Reason.DNS_NXDOMAIN:
+            return self._recheck(job)
         pause = decide(
             error.reason,
             job.attempts,
@@ -146,22 +278,109 @@ class Dispatch:
             config=self._config,
             random=self._uniform,
         )
-        if error.reason.retry is Retry.HOST:
-            answered_by = error.host_key if isinstance(error, AttemptError) else None
-            self._rest(answered_by or job.target.host_key, retry_after if pause is None else pause, now)
-        if pause is None:
-            return self._end(job, error, now)
-        self._schedule.finished(job.target.host_key, now)
+        return pause if pause is not None and self._retries.spend() else None
+
+    def _recheck(self, job: Job) -> float | None:
+        self._nameless += 1
+        many = self._nameless > RECHECK_SHARE * max(self._attempts, RECHECK_LEAST)
+        return RECHECK_PAUSE if many and job.attempts == 1 and self._config.retries and self._retries.spend() else None
+
+    def _again(self, job: Job, now: float, pause: float = 0.0) -> None:
+        """Another attempt, from the beginning."""
+        self._leave(job, now)
+        job.restart()
         self._schedule.add(job, job.target.host_key, now, pause=pause)
+
+    def _leave(self, job: Job, now: float) -> None:
+        """Give a job's turn and its reservation back."""
+        self._schedule.finished(job.target.host_key, now)
         self._budget.drop(job.reserved)
-        return []
+        job.reserved = 0
 
     def _end(self, job: Job, error: ItemError, now: float) -> list[Done]:
-        self._schedule.finished(job.target.host_key, now)
-        failure = dataclasses.replace(error.failure(job.attempts), seconds=now - job.started)
-        done = self._put(job.ticket, job.position, failure)
-        self._budget.drop(job.reserved)
+        """A failure is final, unless it is doubtful: then somebody has to answer first."""
+        if self._outage is None or error.reason not in DOUBTFUL:
+            return self._conclude(job, error, now, leave=True)
+        self._leave(job, now)
+        self._limbo.append((job, error))
+        return [] if self._schedule.active or self._schedule.waiting else self._release(now)
+
+    def _conclude(self, job: Job, error: ItemError, now: float, *, leave: bool = False) -> list[Done]:
+        if job.origin:
+            verdict = verdict_of(error, job.hops)
+            return self._robots_came(job, verdict, now) if leave else self._origin_settled(job, verdict, now)
+        failure = dataclasses.replace(error.failure(job.attempts), seconds=now - job.started if job.attempts else 0.0)
+        done = self._fill(job, failure)
+        if leave:
+            self._leave(job, now)
         return done
+
+    def _robots_came(self, job: Job, verdict: Verdict, now: float) -> list[Done]:
+        done = self._origin_settled(job, verdict, now)
+        self._leave(job, now)
+        return done
+
+    def _origin_settled(self, job: Job, verdict: Verdict, now: float) -> list[Done]:
+        """Whoever has waited for an origin's robots.txt gets on: into the queue, or to its end."""
+        assert self._robots is not None
+        for waiter in self._robots.settle(job.origin, verdict, now):
+            if isinstance(verdict, ItemError):  # the attempts that were made for the row's sake
+                waiter.attempts, waiter.started = job.attempts, job.started
+            self._schedule.add(waiter, waiter.target.host_key, now)
+        return []
+
+    def _reached(self, job: Job, now: float) -> list[Done]:
+        """Somebody answered: so whatever failed before, failed by its own fault."""
+        if self._outage is None:
+            return []
+        if self._outage.reached(job.target.host_key):
+            self._trouble.end(now)
+            self._manners.forgive()
+        return self._release(now)
+
+    def _release(self, now: float) -> list[Done]:
+        limbo, self._limbo = self._limbo, []
+        return [done for job, error in limbo for done in self._conclude(job, error, now)]
+
+    def _doubt(self, job: Job, reason: Reason, now: float) -> list[Done]:
+        """An attempt came to an end that an outage may have caused."""
+        if self._outage is None:
+            return []
+        if job.probe:
+            self._outage.probe_failed(now)
+        elif self._outage.failed(job.target.host_key, reason, now):
+            assert self._outage.reason is not None
+            self._trouble.begin(self._outage.reason, now)
+            self._outages += 1
+            self._manners.forgive()
+            limbo, self._limbo = self._limbo, []
+            self._given_back += len(limbo)
+            for held, _ in limbo:
+                held.restart()
+                self._schedule.add(held, held.target.host_key, now)
+        return []
+
+    def _refund(self, job: Job, now: float) -> None:
+        """The attempt does not count."""
+        job.attempts = max(0, job.attempts - 1)
+        self._given_back += 1
+        self._again(job, now)
+
+    def _give_back(self, job: Job, error: ItemError, now: float) -> None:
+        """This machine had nothing left for the attempt: fewer at a time from now on."""
+        self._trouble.begin(error.reason, now)
+        if self._trouble.lasts(now) > LOCAL_PATIENCE:
+            raise LocalError(error.reason, error.detail)
+        job.attempts = max(0, job.attempts - 1)
+        self._given_back += 1
+        self._again(job, now, LOCAL_PAUSE)
+        self._schedule.width = max(1, self._schedule.active)
+
+    def _recover(self, now: float) -> None:
+        """An attempt went well: perhaps more at a time are possible again."""
+        if self._schedule.width < self._config.connections:
+            self._schedule.width += 1
+            self._trouble.end(now)
 
     def _rest(self, host: str, pause: float | None, now: float) -> None:
         if pause is not None and pause > PATIENCE:
@@ -175,7 +394,11 @@ class Dispatch:
             del self._parked[host]
         return until is not None and until > now
 
-    def _put(self, ticket: _Ticket, position: int, part: Fetched | Failure) -> list[Done]:
+    def _fill(self, job: Job, part: Fetched | Failure) -> list[Done]:
+        assert job.ticket is not None, "requests of robots.txt end elsewhere"
+        return self._put(job.ticket, job.position, part)
+
+    def _put(self, ticket: Ticket, position: int, part: Fetched | Failure) -> list[Done]:
         """One part is settled; the row is done with its last one."""
         ticket.parts[position] = part
         ticket.missing -= 1

@@ -1,4 +1,4 @@
-"""Which request starts next: a global width, a bound for each host, and pauses that cost no slot.
+"""Which request starts next: a global width, a limit for each host, and pauses that cost no slot.
 
     add ──▶ host's queue ──▶ round of ready hosts ──take──▶ active ──finished──▶
       └─(pause)─▶ heap ─▲         ▲
@@ -12,6 +12,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -36,17 +37,23 @@ class Schedule(Generic[T]):
     """Requests of many hosts, taken in turn: one slow or limited host never holds up the others.
 
     Every operation costs O(1), or O(log n) where a pause is involved; a host of which nothing is known takes no room.
+
+    Args:
+        width: requests that may be active at the same time; may be changed at any time.
+        limit: how many of them may be one host's.
     """
 
-    def __init__(self, width: int, per_host: int) -> None:
-        self._width = width
-        self._per_host = per_host
+    def __init__(self, width: int, limit: Callable[[str], int]) -> None:
+        self.width = width
+        self._limit = limit
         self._slots: dict[str, Slot[T]] = {}
         self._round: deque[str] = deque()
         self._pauses: list[tuple[float, int, str, T | None]] = []
         self._serial = itertools.count()
         self.active = 0
         """Requests taken and not finished."""
+        self.waiting = 0
+        """Requests added and not taken, those that pause among them."""
 
     def __len__(self) -> int:
         """Hosts with something active, queued or held."""
@@ -54,9 +61,13 @@ class Schedule(Generic[T]):
 
     def add(self, request: T, host: str, now: float, *, pause: float = 0.0) -> None:
         """Queue a request, at the end of its host's queue, when the pause is over."""
+        self.waiting += 1
         if pause > 0:
             heapq.heappush(self._pauses, (now + pause, next(self._serial), host, request))
-            return
+        else:
+            self._queue(request, host, now)
+
+    def _queue(self, request: T, host: str, now: float) -> None:
         slot = self._slots.get(host)
         if slot is None:
             slot = self._slots[host] = Slot()
@@ -68,10 +79,10 @@ class Schedule(Generic[T]):
         while self._pauses and self._pauses[0][0] <= now:
             _, _, host, request = heapq.heappop(self._pauses)
             if request is not None:
-                self.add(request, host, now)
+                self._queue(request, host, now)
             elif host in self._slots:
                 self._settle(host, self._slots[host], now)
-        return bool(self._round) and self.active < self._width
+        return bool(self._round) and self.active < self.width
 
     def take(self, now: float) -> T | None:
         """The request to start now, if there is one."""
@@ -83,6 +94,7 @@ class Schedule(Generic[T]):
         request = slot.queue.popleft()
         slot.active += 1
         self.active += 1
+        self.waiting -= 1
         self._settle(host, slot, now)
         return request
 
@@ -118,7 +130,7 @@ class Schedule(Generic[T]):
         if slot.not_before > now:
             return
         if slot.queue:
-            if not slot.queued and slot.active < self._per_host:
+            if not slot.queued and slot.active < self._limit(host):
                 slot.queued = True
                 self._round.append(host)
         elif not slot.active:

@@ -6,13 +6,13 @@ import datetime as dt
 import email.utils
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from penstock.config import FetchConfig
 from penstock.errors import ItemError
 from penstock.records import Reason, Retry
 
-__all__ = ["AttemptError", "classify_status", "decide", "parse_retry_after"]
+__all__ = ["AttemptError", "RetryBudget", "classify_status", "decide", "parse_retry_after"]
 
 BASE = 1.0
 """Seconds; the first pause is somewhere below it."""
@@ -22,6 +22,16 @@ CAP = 60.0
 
 MAX_RETRY_AFTER = 6 * 3600.0
 """Seconds; what a server asks for beyond it is cut, as urllib3 does."""
+
+BUDGET_SHARE = 0.2
+"""Further attempts for each attempt, in the long run. Google's SRE book has 10 %; dead hosts alone take that on a list of
+some years' age, and `manners` keeps them off as well."""
+
+BUDGET_START = 1000.0
+"""Further attempts that a run has anyway: so a short list never runs out."""
+
+BUDGET_MOST = 10_000.0
+"""Further attempts that can be saved up."""
 
 _STATUS = {
     401: Reason.HTTP_FORBIDDEN,
@@ -53,24 +63,39 @@ class AttemptError(ItemError):
         *,
         http_status: int | None = None,
         size: int = 0,
-        host_key: str | None = None,
         retry_after: float | None = None,
     ) -> None:
         super().__init__(reason, detail, http_status=http_status, size=size)
-        self.host_key = host_key
-        """The host that answered, if another than the row's own."""
         self.retry_after = retry_after
         """Seconds that the server asks to be left alone."""
 
 
-def classify_status(status: int, headers: Mapping[str, str]) -> Reason | None:
-    """Why an answer with this status is a failure; None for 200. Redirects are to be followed before.
+class RetryBudget:
+    """Further attempts are a share of all attempts: when everything fails, trying thrice would triple the load."""
 
-    `headers` must look names up regardless of case.
-    """
+    def __init__(self) -> None:
+        self._left = BUDGET_START
+        self.spent = 0
+        """Further attempts so far."""
+
+    def earn(self) -> None:
+        """An attempt was made."""
+        self._left = min(BUDGET_MOST, self._left + BUDGET_SHARE)
+
+    def spend(self) -> bool:
+        """Whether a further attempt may follow; it is then taken for made."""
+        if self._left < 1:
+            return False
+        self._left -= 1
+        self.spent += 1
+        return True
+
+
+def classify_status(status: int, retry_after: str | None) -> Reason | None:
+    """Why an answer with this status is a failure; None for 200. Redirects are to be followed before."""
     if status == 200:
         return None
-    if status == 503 and parse_retry_after(headers.get("Retry-After")) is not None:
+    if status == 503 and parse_retry_after(retry_after) is not None:
         return Reason.HTTP_RATE_LIMITED
     return _STATUS.get(status) or _CLASS.get(status // 100, Reason.HTTP_PROTOCOL_ERROR)
 
