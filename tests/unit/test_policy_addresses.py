@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
+import os
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from penstock.config import FetchConfig
 from penstock.errors import ItemError
+from penstock.fetch.own import is_own
 from penstock.fetch.policy.addresses import AddressGuard, connecting_guard
 from penstock.records import Reason
 
@@ -29,7 +32,7 @@ INNER = """
 :: ::1 100::1 2001::1 2001:0:7f00:1:: 2001:10::1 2001:1ff:ffff:: 2001:db8::1 2002:7f00:1:: 2002:808:808:: 3fff::1 5f00::1
 fc00::1 fd00:ec2::254 fd20:ce::254 fdff:: fe80::1 fe80::1%eth0 fec0::1 ff02::1 4000::1 1000::1
 64:ff9b::7f00:1 64:ff9b::a9fe:a9fe 64:ff9b:1::7f00:1 64:ff9b:1::808:808 ::127.0.0.1 ::ffff:127.0.0.1 ::ffff:169.254.169.254
-::ffff:0:127.0.0.1 ::ffff:0:10.0.0.1
+::ffff:0:127.0.0.1 ::ffff:0:10.0.0.1 2606:4700::5efe:7f00:1 2606:4700::200:5efe:808:808
 """
 
 
@@ -58,14 +61,48 @@ def test_holes_are_exact() -> None:
     assert guard.filter(["127.0.0.7", *allowed, "127.0.0.12", "fd00:0:0:1::"]) == tuple(allowed)
 
 
-@given(st.integers(0, 2**32 - 1))
-def test_embedding_changes_nothing(number: int) -> None:
-    """An IPv4 address is judged the same in each form that carries it."""
-    guard = AddressGuard()
-    plain = guard.allows(str(ipaddress.IPv4Address(number)))
-    for prefix in ("::", "::ffff:0:0", "::ffff:0:0:0", "64:ff9b::"):
-        embedded = ipaddress.IPv6Address(int(ipaddress.IPv6Address(prefix)) + number)
-        assert guard.allows(str(embedded)) == plain
+BLOCKED = """
+0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 168.63.129.16/32 169.254.0.0/16 172.16.0.0/12 192.0.0.0/24 192.0.2.0/24
+192.88.99.0/24 192.168.0.0/16 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 224.0.0.0/4 240.0.0.0/4
+"""
+BLOCKED_NETWORKS = tuple(map(ipaddress.IPv4Network, BLOCKED.split()))
+
+FORMS = ("::", "::ffff:0:0", "::ffff:0:0:0", "64:ff9b::")
+"""Prefixes under which an IPv4 address is meant: compatible, mapped, translated, NAT64."""
+
+
+def forms(address: ipaddress.IPv4Address) -> list[str]:
+    """The address by itself, and in all that may carry it."""
+    carried = [ipaddress.IPv6Address(int(ipaddress.IPv6Address(prefix)) + int(address)) for prefix in FORMS]
+    return [str(address), *map(str, carried)]
+
+
+@given(st.sampled_from(BLOCKED_NETWORKS).flatmap(lambda network: st.ip_addresses(network=network)))
+def test_blocked_in_every_form(address: ipaddress.IPv4Address) -> None:
+    """No form of a blocked IPv4 address gets through."""
+    assert AddressGuard().filter(forms(address)) == ()
+
+
+@given(st.ip_addresses(v=4))
+def test_public_in_every_form(address: ipaddress.IPv4Address) -> None:
+    """Networks with DNS64 answer with such forms, so a public address is allowed in each."""
+    assume(not any(address in network for network in BLOCKED_NETWORKS))
+    assert AddressGuard().filter(forms(address)) == tuple(forms(address))
+
+
+@given(st.ip_addresses(v=4), st.integers(0, 2**64 - 1), st.sampled_from([0x5EFE, 0x2005EFE]))
+def test_isatap_is_blocked(address: ipaddress.IPv4Address, prefix: int, mark: int) -> None:
+    """Whatever the prefix, and the address inside."""
+    isatap = ipaddress.IPv6Address(prefix << 64 | mark << 32 | int(address))
+    assert not AddressGuard().allows(str(isatap))
+
+
+@given(st.ip_addresses(), st.sampled_from(["", "%eth0", "%1", "%"]))
+def test_spelling_changes_nothing(address: ipaddress.IPv4Address | ipaddress.IPv6Address, zone: str) -> None:
+    """Upper case, zeros written out, and zones name the same address."""
+    guard = AddressGuard(("2001:db8::/33", "10.0.0.0/9"))
+    spellings = [str(address), address.exploded, str(address).upper(), address.exploded.upper() + zone]
+    assert len({guard.allows(spelling) for spelling in spellings}) == 1
 
 
 @given(st.ip_addresses())
@@ -93,3 +130,68 @@ def test_a_proxy_may_be_anywhere() -> None:
     """The proxy's address is the user's choice; without one the options decide."""
     assert connecting_guard(FetchConfig(proxy="http://10.0.0.1:3128")).allows("10.0.0.1")
     assert not connecting_guard(FetchConfig()).allows("10.0.0.1")
+
+
+def test_own_addresses_are_blocked() -> None:
+    """A machine's own public address is not the internet, whatever carries it; a hole may cover it."""
+    own = {"8.8.8.8", "2606:4700::1"}
+    carried = ["8.8.8.8", "::ffff:8.8.8.8", "64:ff9b::808:808", "2606:4700::1", "2606:4700:0:0::1%eth0"]
+    assert AddressGuard(is_own=own.__contains__).filter([*carried, "8.8.4.4"]) == ("8.8.4.4",)
+    assert AddressGuard(("8.8.8.8",), is_own=own.__contains__).filter(carried) == tuple(carried[:3])
+
+
+def test_only_public_addresses_are_looked_for() -> None:
+    """What is blocked or allowed anyway costs no system call, and nothing is looked for twice."""
+    asked: list[str] = []
+
+    def look(address: str) -> bool:
+        asked.append(address)
+        return False
+
+    guard = AddressGuard(("127.0.0.0/8",), is_own=look)
+    for _ in range(2):
+        guard.filter(["10.0.0.1", "127.0.0.1", "fe80::1", "8.8.8.8", "2606:4700::1"])
+    assert asked == ["8.8.8.8", "2606:4700::1"]
+
+
+def test_no_verdict_without_descriptors() -> None:
+    """A machine without descriptors judges later: nothing is connected to meanwhile, and nothing called blocked."""
+    full = True
+
+    def look(address: str) -> bool:
+        if full:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return address == "8.8.8.8"
+
+    guard = AddressGuard(is_own=look)
+    with pytest.raises(OSError, match="Too many open files"):
+        guard.allows("8.8.8.8")
+    assert guard.filter(["8.8.8.8", "8.8.4.4", "10.0.0.1"]) == ("8.8.8.8", "8.8.4.4")
+    guard.check_host("8.8.8.8")
+    full = False
+    assert guard.filter(["8.8.8.8", "8.8.4.4"]) == ("8.8.4.4",)
+
+
+def test_the_systems_own_addresses() -> None:
+    """Loopback is ours; documentation's addresses are nobody's."""
+    assert is_own("127.0.0.1")
+    assert not any(map(is_own, ["192.0.2.1", "198.51.100.7", "2001:db8::1", "2606:4700::1111"]))
+
+
+def test_a_system_that_binds_anything_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ip_nonlocal_bind every address would look like ours, so none does."""
+    from penstock.fetch import own
+
+    own._binds_anything.cache_clear()
+    monkeypatch.setattr(own, "_can_bind", lambda family, address: True)
+    assert not is_own("8.8.8.8")
+    own._binds_anything.cache_clear()
+
+
+def test_the_guard_of_connections_knows_its_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the one that asks the system."""
+    from penstock.fetch import own
+
+    monkeypatch.setattr(own, "_can_bind", lambda family, address: address == "8.8.8.8")
+    assert connecting_guard(FetchConfig()).filter(["8.8.8.8", "8.8.4.4"]) == ("8.8.4.4",)
+    assert connecting_guard(FetchConfig(allow_network=("8.8.8.0/24",))).allows("8.8.8.8")

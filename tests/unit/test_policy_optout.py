@@ -302,7 +302,7 @@ def test_more_rules_than_can_be_read_forbid_everything(line: str, most: int) -> 
 
 def test_a_cut_file_ends_with_its_last_whole_line() -> None:
     """Half a path would forbid more than was meant."""
-    robots = b"User-agent: *\nDisallow: /b\n".ljust(ROBOTS_BYTES - 11, b"#") + b"\nDisallow: /a/deep/path"
+    robots = b"User-agent: *\nDisallow: /b\n".ljust(ROBOTS_BYTES - 12, b"#") + b"\nDisallow: /a/deep/path"
     assert RobotsRules.parse(robots) == RobotsRules.parse(robots[:ROBOTS_BYTES])
     assert allows(robots, "/")
     assert not allows(robots, "/b")

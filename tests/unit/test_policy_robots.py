@@ -66,3 +66,12 @@ def test_what_a_missing_robots_txt_means(reason: Reason, hops: int, expected: Re
     """None there: all is allowed. Nobody there: the rows' own failure. Somebody who does not say: forbidden."""
     verdict = verdict_of(ItemError(reason), hops)
     assert (verdict.reason if isinstance(verdict, ItemError) else None) == expected
+
+
+def test_long_rules_are_forgotten_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept is bounded in characters, too: half a megabyte for each of many hosts would be all memory."""
+    monkeypatch.setattr(robots, "MAX_TEXT", 100)
+    cache: RobotsCache[str] = RobotsCache()
+    for origin in "abcb":
+        cache.settle(origin, RobotsRules.parse(b"User-agent: *\nDisallow: /" + b"x" * 30), 0)
+    assert [cache.look(origin, 0) is None for origin in "abc"] == [True, False, False]

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
+import socket
 from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.errors import ItemError
-from penstock.fetch.policy.urls import MAX_LENGTH, MAX_REDIRECTS, check_url, redirect
+from penstock.config import FetchConfig
+from penstock.errors import ConfigError, ItemError
+from penstock.fetch.policy.urls import MAX_LENGTH, MAX_REDIRECTS, UrlRules, check_url, redirect
 from penstock.records import Reason
 
 
-def reason_of(text: str | None) -> Reason | None:
+def reason_of(text: str | None, rules: UrlRules | None = None) -> Reason | None:
     try:
-        check_url(text)
+        check_url(text, rules or UrlRules())
     except ItemError as error:
         return error.reason
     return None
@@ -75,6 +79,8 @@ def reason_of(text: str | None) -> Reason | None:
         ("http://1.2.3.4.5/", Reason.URL_NONSTANDARD_IP),
         ("http://\uff11\uff12\uff17.0.0.1/", Reason.URL_NONSTANDARD_IP),
         ("http://127\u30020.0.1/", Reason.URL_NONSTANDARD_IP),
+        ("filecache::s3://bucket/key", Reason.URL_INVALID),
+        ("s3://bucket/key", Reason.URL_SCHEME_DENIED),
         ("http://host:0/", Reason.URL_PORT_DENIED),
         ("http://host:22/", Reason.URL_PORT_DENIED),
         ("http://host:25/", Reason.URL_PORT_DENIED),
@@ -129,6 +135,10 @@ def test_parts_of_a_target() -> None:
     assert (target.scheme, target.host, target.port, target.path) == ("https", "::1", 8443, "/a?b")
     assert target.authority == "[::1]:8443"
     assert check_url("http://host:80/").authority == "host"
+    assert target.origin == "https://[::1]:8443"
+    assert target.robots == check_url("https://[::1]:8443/robots.txt")
+    assert check_url("http://host:80/a").robots == check_url("http://host/robots.txt")
+    assert not target.stored
 
 
 def test_secrets_are_not_repeated() -> None:
@@ -161,6 +171,189 @@ def test_any_text_is_judged(text: str) -> None:
     parts = urlsplit(target.url)
     assert (parts.scheme, parts.hostname, parts.username) == (target.scheme, target.host, None)
     assert (parts.port or {"http": 80, "https": 443}[target.scheme]) == target.port
+
+
+HOSTS = st.lists(
+    st.sampled_from(
+        [".", "0x", "0", "127", "255", "256", "1", "a", "f", "xn--", "-", "\u3002", "\uff11", "\u2460", "[", "]", ":"]
+    )
+    | st.integers(0, 2**32).map(str)
+    | st.integers(0, 2**32).map(hex)
+    | st.integers(0, 2**32).map("0{:o}".format)
+    | st.ip_addresses().map(str),
+    min_size=1,
+    max_size=8,
+).map("".join)
+
+
+@given(HOSTS | HOSTS.map("[{}]".format))
+def test_a_host_is_the_address_that_it_says(text: str) -> None:
+    """What the C library or a browser takes for an IPv4 address is accepted only if everybody takes it for the same one."""
+    try:
+        host = check_url(f"http://{text}/").host
+    except ItemError:
+        return
+    if ":" in host:
+        assert str(ipaddress.IPv6Address(host)) == host
+        return
+    if re.fullmatch(r"[0-9]+|0[xX][0-9a-fA-F]*", host.rpartition(".")[2]):  # what browsers take for one
+        assert str(ipaddress.IPv4Address(host)) == host == text
+    try:
+        packed = socket.inet_aton(host)
+    except OSError:
+        return
+    assert packed == ipaddress.IPv4Address(host).packed
+
+
+DENYING = UrlRules.of(FetchConfig(deny_hosts=("Example.org", "b\u00fccher.example", "8.8.8.8", "2001:DB8::1")))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://example.org/a",
+        "https://EXAMPLE.org.:8443/",
+        "http://a.b.example.org/",
+        "http://xn--bcher-kva.example/",
+        "http://cdn.B\u00dcCHER.example/",
+        "http://8.8.8.8/",
+        "http://[2001:db8:0::1]/",
+    ],
+)
+def test_denied_hosts(text: str) -> None:
+    """A denied host stands for all below it, however it is spelt; as the end of a redirect as well."""
+    assert reason_of(text, DENYING) is Reason.POLICY_DENIED
+    assert reason_of(text) is None
+    with pytest.raises(ItemError) as caught:
+        redirect(BASE, text, 0, DENYING)
+    assert caught.value.reason is Reason.POLICY_DENIED
+
+
+@pytest.mark.parametrize(
+    "text", ["http://myexample.org/", "http://org/", "http://example.org.evil/", "http://8.8.8.80/"]
+)
+def test_neighbours_of_denied_hosts(text: str) -> None:
+    """Only whole labels count."""
+    assert reason_of(text, DENYING) is None
+
+
+@pytest.mark.parametrize("name", ["*.example.org", "https://example.org", "127.1", "a b", "::x"])
+def test_a_denied_host_must_be_one(name: str) -> None:
+    """What would never match is an error, not a silent hole."""
+    with pytest.raises(ConfigError, match="--deny-hosts"):
+        UrlRules.of(FetchConfig(deny_hosts=(name,)))
+
+
+ASSUMING = UrlRules(assume_https=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("example.com/a.jpg", "https://example.com/a.jpg"),
+        ("example.com", "https://example.com/"),
+        ("example.com:8080/x?y", "https://example.com:8080/x?y"),
+        ("//host/x", "https://host/x"),
+        ("b\u00fccher.example?q", "https://xn--bcher-kva.example/?q"),
+        ("8.8.8.8/x", "https://8.8.8.8/x"),
+        ("http://example.com/a", "http://example.com/a"),
+    ],
+)
+def test_https_can_be_assumed(text: str, url: str) -> None:
+    """For what has no scheme and looks like a host, with or without a port."""
+    assert check_url(text, ASSUMING).url == url
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("nan", Reason.URL_INVALID),
+        ("localhost:8080/x", Reason.URL_INVALID),
+        ("/a/b.jpg", Reason.URL_INVALID),
+        ("///a.com/b.jpg", Reason.URL_INVALID),
+        ("127.1/x", Reason.URL_NONSTANDARD_IP),
+        ("example.com:25/x", Reason.URL_PORT_DENIED),
+        ("user:secret@example.com/x", Reason.URL_SCHEME_DENIED),
+        ("//user:secret@example.com/x", Reason.URL_CREDENTIALS),
+        ("data:image/png;base64,AA.A", Reason.URL_SCHEME_DENIED),
+        ("file:///etc/hosts.txt", Reason.URL_SCHEME_DENIED),
+        ("." * (MAX_LENGTH - 1) + "@", Reason.URL_INVALID),
+    ],
+)
+def test_https_is_not_assumed_of_anything(text: str, reason: Reason) -> None:
+    """The policy is the same; cells that say that there is nothing are no hosts."""
+    assert reason_of(text, ASSUMING) is reason
+
+
+def test_a_redirect_assumes_nothing() -> None:
+    """A Location without a scheme is a path, or an error."""
+    assert redirect(BASE, "other.example/x", 0, ASSUMING).url == "https://host.example/a/other.example/x"
+    with pytest.raises(ItemError):
+        redirect(BASE, "other.example:8080/x", 0, ASSUMING)
+
+
+STORING = UrlRules.of(FetchConfig(allow_scheme=("s3", "file", "abfs"), deny_hosts=("private",)))
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("s3://Bucket/a b/\u00fc#1?x=%41.jpg", ("s3", "Bucket", "/a b/\u00fc#1?x=%41.jpg")),
+        ("file:///tmp/a.jpg", ("file", "", "/tmp/a.jpg")),
+        ("abfs://box@account.dfs.core.windows.net/a", ("abfs", "box@account.dfs.core.windows.net", "/a")),
+        ("s3://bucket", ("s3", "bucket", "/")),
+    ],
+)
+def test_stored_objects_are_named_as_given(text: str, parts: tuple[str, str, str]) -> None:
+    """Keys of storages hold whatever they like; only the scheme is put into lower case, as fsspec wants it."""
+    target = check_url(text, STORING)
+    assert (target.scheme, target.host, target.path) == parts
+    assert (target.url, target.port, target.stored) == (text, 0, True)
+    assert check_url(text.replace("s3:", "S3:"), STORING) == target
+    assert target.host_key == f"{target.scheme}://{target.host}"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("gs://bucket/a", Reason.URL_SCHEME_DENIED),
+        ("s3:bucket/a", Reason.URL_INVALID),
+        ("s3://bucket/a::http://169.254.169.254/", Reason.URL_INVALID),
+        ("s3::http://host/", Reason.URL_INVALID),
+        ("filecache::s3://bucket/a", Reason.URL_INVALID),
+        ("s3://key:secret@bucket/a", Reason.URL_CREDENTIALS),
+        ("s3://bucket/a\nb", Reason.URL_INVALID),
+        ("s3://bucket/\x00", Reason.URL_INVALID),
+        ("s3://bucket/" + "a" * MAX_LENGTH, Reason.URL_TOO_LONG),
+        ("s3://private/a", Reason.POLICY_DENIED),
+    ],
+)
+def test_stored_objects_are_judged(text: str, reason: Reason) -> None:
+    """Other storages, chains of them, and secrets are refused."""
+    assert reason_of(text, STORING) is reason
+
+
+def test_no_redirect_leads_into_a_storage() -> None:
+    """The list is the user's; the answer of a server is not."""
+    for location in ("s3://bucket/a", "file:///etc/passwd"):
+        with pytest.raises(ItemError) as caught:
+            redirect(BASE, location, 0, STORING)
+        assert caught.value.reason is Reason.URL_SCHEME_DENIED
+
+
+RULES = st.sampled_from([DENYING, ASSUMING, STORING])
+
+
+@given(URL_PIECES | URL_PIECES.map("s3://{}".format), RULES)
+def test_rules_only_ever_judge(text: str, rules: UrlRules) -> None:
+    """Under any rules any text is refused by `ItemError` or becomes a stable target, and web targets stay the same."""
+    try:
+        target = check_url(text, rules)
+    except ItemError:
+        return
+    assert check_url(target.url, rules) == target
+    if not target.stored:
+        assert check_url(target.url) == target
 
 
 BASE = check_url("https://host.example/a/b.jpg?x=1")

@@ -38,6 +38,7 @@ from penstock.config import FetchConfig
 from penstock.errors import ItemError, PenstockError, WorkerError
 from penstock.fetch.base import Deliver, FetchStatistics, OnBroken
 from penstock.fetch.budget import ByteBudget
+from penstock.fetch.descriptors import open_socket
 from penstock.fetch.dns import Resolver, open_resolver
 from penstock.fetch.faults import BlockedAddressError, translate_os_error
 from penstock.fetch.policy.addresses import AddressGuard, connecting_guard
@@ -431,7 +432,7 @@ class _Names(AbstractResolver):
 def _open_session(config: FetchConfig, resolver: Resolver, ssl_context: ssl.SSLContext | None) -> aiohttp.ClientSession:
     guard = connecting_guard(config)
 
-    def open_socket(info: aiohappyeyeballs.AddrInfoType) -> socket.socket:
+    def make_socket(info: aiohappyeyeballs.AddrInfoType) -> socket.socket:
         """The choke point: whatever aiohttp is about to connect to is judged here, IP literals as well."""
         family, kind, protocol, _, address = info
         if not guard.allows(str(address[0])):
@@ -439,7 +440,7 @@ def _open_session(config: FetchConfig, resolver: Resolver, ssl_context: ssl.SSLC
         attempt = _current.get()
         attempt.watch.stage = Stage.CONNECT
         try:
-            opened = socket.socket(family, kind, protocol)
+            opened = open_socket(family, kind, protocol)
         except OSError as error:
             attempt.refusal = error
             raise
@@ -451,7 +452,7 @@ def _open_session(config: FetchConfig, resolver: Resolver, ssl_context: ssl.SSLC
         limit=0,  # the schedule counts
         resolver=_Names(resolver),
         use_dns_cache=False,
-        socket_factory=open_socket,
+        socket_factory=make_socket,
         keepalive_timeout=KEEPALIVE,
         ssl=ssl_context or client_context(config),
     )

@@ -26,14 +26,24 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
-from urllib3 import BaseHTTPResponse, HTTPConnectionPool, HTTPSConnectionPool, PoolManager, ProxyManager, Timeout
+from urllib3 import (
+    BaseHTTPResponse,
+    HTTPConnectionPool,
+    HTTPSConnectionPool,
+    PoolManager,
+    ProxyManager,
+    Timeout,
+    disable_warnings,
+)
 from urllib3 import exceptions as urllib3_exceptions
 from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import InsecureRequestWarning
 
 from penstock.config import FetchConfig
 from penstock.errors import ItemError, PenstockError, WorkerError
 from penstock.fetch.base import Deliver, FetchStatistics, OnBroken
 from penstock.fetch.budget import ByteBudget
+from penstock.fetch.connecting import connect_first
 from penstock.fetch.dns import Resolver, open_resolver
 from penstock.fetch.faults import translate_os_error
 from penstock.fetch.policy.addresses import AddressGuard, connecting_guard, is_literal
@@ -353,33 +363,23 @@ class _Attempt:
         return Body(question.result())
 
     def connect(self, host: str, port: int) -> socket.socket:
-        """A connection to the first vetted address that answers; each gets its share of the time that is left."""
+        """A connection to the first vetted address that answers."""
         self._fresh = True
         self.watch.enter(Stage.DNS, time.monotonic())
         web = self._web
         deadline = time.monotonic() + min(web.limits.connect, web.limits.total)
         addresses = (host,) if is_literal(host) else web.resolver.lookup(host, deadline - time.monotonic(), web.closing)
+        allowed = [address for address in addresses if web.connecting_guard.allows(address)]
+        if not allowed:
+            raise ItemError(Reason.SSRF_BLOCKED, "address not allowed")
         self.watch.stage = Stage.CONNECT
-        failures = [ItemError(Reason.SSRF_BLOCKED, "address not allowed")]
-        for left, address in zip(range(len(addresses), 0, -1), addresses, strict=True):
-            if not web.connecting_guard.allows(address) or web.closing.done():
-                continue
-            ipv6 = ":" in address
-            try:
-                self.wire = socket.socket(socket.AF_INET6 if ipv6 else socket.AF_INET, socket.SOCK_STREAM)
-            except OSError as error:
-                failures = [translate_os_error(error, Stage.CONNECT, ipv6=ipv6)]
-                break  # the next address would need a socket, too
-            try:
-                self.wire.settimeout(max(0.001, (deadline - time.monotonic()) / left))
-                self.wire.connect((address, port))
-                self.wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            except OSError as error:
-                self.wire.close()
-                failures = [translate_os_error(error, Stage.CONNECT, ipv6=ipv6)]
-            else:
-                return self.wire
-        raise failures.pop()  # not by a name of this frame, which the exception would tie into a cycle
+        self.wire = connect_first(allowed, port, deadline, self._is_over)
+        self.wire.settimeout(web.limits.connect)
+        self.wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return self.wire
+
+    def _is_over(self) -> bool:
+        return self._verdict.done() or self._web.closing.done()
 
     def _ask(self) -> BaseHTTPResponse:
         """Send the request and read the head of its answer."""
@@ -501,6 +501,10 @@ class _TLSPool(HTTPSConnectionPool):
 def _open_pools(config: FetchConfig, limits: Limits, context: ssl.SSLContext) -> PoolManager:
     """A pool for each scheme, host and port; the one that was used longest ago goes first, and its connections with it."""
     context.sslsocket_class = _TLSSocket
+    if config.insecure:
+        disable_warnings(
+            InsecureRequestWarning
+        )  # of which there would be one for each request; the report says it once
     per_host = min(config.per_host, config.connections)
     options: dict[str, Any] = {
         "num_pools": max(16, 2 * config.connections // per_host),  # bounds the idle connections of all hosts

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 
 import fsspec
+from fsspec.registry import known_implementations
 
 from penstock.errors import ConfigError, ItemError, MissingExtraError
 from penstock.fetch.policy.urls import Target
@@ -78,7 +79,7 @@ def check_schemes(schemes: Iterable[str]) -> None:
 
 def _package(scheme: str) -> str:
     """What ``pip install`` needs: the package of the class that fsspec could not import."""
-    package = str(fsspec.registry.known_implementations[scheme]["class"]).partition(".")[0]
+    package = str(known_implementations[scheme]["class"]).partition(".")[0]
     return "requests" if package == "fsspec" else package  # dbfs: fsspec's own class, on top of requests
 
 

@@ -31,7 +31,7 @@ MAX_PATTERNS = 1_000
 more of either than anybody can read is taken to forbid everything."""
 
 _PARSERS = 512
-"""Parsers kept: as many origins as are asked at the same time, more or less. A rule takes 250 bytes in a parser, and 30
+"""Parsers kept: as many origins as are asked at the same time, more or less. A rule takes 300 to 800 bytes in a parser, and 30
 as text, which is what is kept of the others."""
 
 Values = Callable[[str], Sequence[str]]

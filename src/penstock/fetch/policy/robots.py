@@ -27,6 +27,9 @@ FAILURE_LIFETIME = 60.0
 MAX_ORIGINS = 100_000
 """Of which something is known; the oldest goes first. Most have nothing to say and share one object."""
 
+MAX_TEXT = 2**26
+"""Characters of rules that are kept for all of them together."""
+
 LONGEST_DELAY = 30.0
 """Seconds. A Crawl-delay beyond it is as good as a refusal for whoever wants more than a handful of pictures."""
 
@@ -58,6 +61,8 @@ class RobotsCache(Generic[T]):
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[float, Verdict]] = {}
+        self._text = 0
+        """Characters of all the rules that are known."""
         self._waiting: dict[str, list[T]] = {}
 
     def look(self, origin: str, now: float) -> Verdict | None:
@@ -74,11 +79,20 @@ class RobotsCache(Generic[T]):
     def settle(self, origin: str, verdict: Verdict, now: float) -> list[T]:
         """The origin has answered, or not; who has waited for it."""
         lifetime = FAILURE_LIFETIME if isinstance(verdict, ItemError) else LIFETIME
-        self._known.pop(origin, None)
+        if origin in self._known:
+            self._forget(origin)
         self._known[origin] = (now + lifetime, verdict)
-        if len(self._known) > MAX_ORIGINS:
-            del self._known[next(iter(self._known))]
+        self._text += _length(verdict)
+        while len(self._known) > MAX_ORIGINS or self._text > MAX_TEXT:
+            self._forget(next(iter(self._known)))
         return self._waiting.pop(origin, [])
+
+    def _forget(self, origin: str) -> None:
+        self._text -= _length(self._known.pop(origin)[1])
+
+
+def _length(verdict: Verdict) -> int:
+    return len(verdict.text) if isinstance(verdict, RobotsRules) else 0
 
 
 def verdict_of(error: ItemError, hops: int) -> Verdict:
