@@ -345,6 +345,25 @@ def test_an_outage_fails_no_row() -> None:
     assert statistics.given_back == ATTEMPTS + 1
 
 
+def test_what_began_in_an_outage_and_failed_after_it_is_forgiven() -> None:
+    """Attempts that were under way when the network came back had no chance either."""
+    budget = ByteBudget(1000 * FIRST_GUESS)
+    config = FetchConfig(retries=0, connections=ATTEMPTS + 10, robots="ignore")
+    dispatch = Dispatch(config, budget, nothing)
+    outage_rows = ATTEMPTS + 2
+    for index in range(outage_rows):
+        dispatch.admit(row_of(index, f"http://host{index}/"), 0)
+    jobs = [take(dispatch) for _ in range(outage_rows)]
+    for job in jobs[:ATTEMPTS]:
+        dispatch.failed(job, AttemptError(Reason.CONNECT_UNREACHABLE), 0)
+    done = dispatch.succeeded(jobs[-2], Body(b"x", 200), 1)
+    assert dispatch.failed(jobs[-1], AttemptError(Reason.CONNECT_TIMEOUT), 2) == []
+    for again in iter(lambda: dispatch.next(2)[0], None):
+        done += dispatch.succeeded(again, Body(b"x", 200), 2)
+        budget.release(1)
+    assert sorted(reasons_of(done)) == [(index, None) for index in range(outage_rows)]
+
+
 def test_an_outage_can_be_ignored() -> None:
     """Then every failure counts at once."""
     dispatch, _ = make(retries=0, connections=ATTEMPTS, outage="ignore")

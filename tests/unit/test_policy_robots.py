@@ -70,7 +70,7 @@ def test_what_a_missing_robots_txt_means(reason: Reason, hops: int, expected: Re
 
 def test_long_rules_are_forgotten_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is kept is bounded in characters, too: half a megabyte for each of many hosts would be all memory."""
-    monkeypatch.setattr(robots, "MAX_TEXT", 100)
+    monkeypatch.setattr(robots, "MAX_TEXT", 150)
     cache: RobotsCache[str] = RobotsCache()
     for origin in "abcb":
         cache.settle(origin, RobotsRules.parse(b"User-agent: *\nDisallow: /" + b"x" * 30), 0)

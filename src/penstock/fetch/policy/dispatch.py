@@ -93,6 +93,8 @@ class Dispatch:
         unreached = UNREACHED | {Reason.CONNECT_REFUSED} if config.proxy else UNREACHED
         self._outage = Outage(unreached) if config.outage == "wait" else None
         self._outages = 0
+        self._back_at = -1.0
+        """When the last outage ended."""
         self._limbo: list[tuple[Job, ItemError]] = []
         self._guess = float(FIRST_GUESS)
         self._parked: dict[str, float] = {}
@@ -191,10 +193,10 @@ class Dispatch:
             self._give_back(job, error, now)
             return []
         self._learn(job.target.host_key, error, now)
-        done = self._reached(job, now) if error.reason not in DOUBTFUL else self._doubt(job, error.reason, now)
-        if self._outage is not None and self._outage.reason is not None:  # then nobody is to blame
+        if error.reason in DOUBTFUL and self._in_outage(job, error.reason, now):
             self._refund(job, now)
-            return done
+            return []
+        done = self._reached(job, now) if error.reason not in DOUBTFUL else []
         retry_after = error.retry_after if isinstance(error, AttemptError) else None
         pause = self._pause(job, error, retry_after, now)
         if error.reason.retry is Retry.HOST:
@@ -336,16 +338,17 @@ class Dispatch:
         if self._outage.reached(job.target.host_key):
             self._trouble.end(now)
             self._manners.forgive()
+            self._back_at = now
         return self._release(now)
 
     def _release(self, now: float) -> list[Done]:
         limbo, self._limbo = self._limbo, []
         return [done for job, error in limbo for done in self._conclude(job, error, now)]
 
-    def _doubt(self, job: Job, reason: Reason, now: float) -> list[Done]:
-        """An attempt came to an end that an outage may have caused."""
+    def _in_outage(self, job: Job, reason: Reason, now: float) -> bool:
+        """Whether an attempt that came to a doubtful end did so because of an outage, which may begin with it."""
         if self._outage is None:
-            return []
+            return False
         if job.probe:
             self._outage.probe_failed(now)
         elif self._outage.failed(job.target.host_key, reason, now):
@@ -358,7 +361,7 @@ class Dispatch:
             for held, _ in limbo:
                 held.restart()
                 self._schedule.add(held, held.target.host_key, now)
-        return []
+        return self._outage.reason is not None or job.began <= self._back_at
 
     def _refund(self, job: Job, now: float) -> None:
         """The attempt does not count."""
