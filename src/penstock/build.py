@@ -18,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from penstock.config import FetchConfig, ImageConfig, RunConfig, available_cores
@@ -30,7 +31,7 @@ from penstock.fetch.none import NoFetcher
 from penstock.flow import Lane
 from penstock.image.work import ImageWork, Transform, TransformWork
 
-__all__ = ["Setup", "build_lane", "build_work", "check_fetchable", "choose"]
+__all__ = ["Setup", "build_lane", "build_work", "check_fetchable", "choose", "worker_memory"]
 
 CORES_PER_LANE = 6
 """One event loop and one hub fill a core at about this many decoders (0.5 ms against 4 ms a row)."""
@@ -41,6 +42,12 @@ LOOKAHEAD = 4
 BUDGET_SHARE = 8
 """Of ``--memory``, one part in eight for compressed bytes and one for results, so that at the defaults the whole
 process tree, interpreters and decoders included, stays below 600 MB."""
+
+BYTES_PER_PIXEL = 20
+"""What decoding takes of memory at most: measured for a WebP with transparency; other kinds take 4 to 16."""
+
+MEMORY_BESIDES = 2**29
+"""Bytes for all that does not grow with the image: modules that are loaded late, metadata, what malloc keeps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,18 +118,32 @@ def build_work(config: RunConfig, transform: Transform | None) -> Work:
     return ImageWork(config.part(ImageConfig), as_array=config.format == "arrays")
 
 
+def worker_memory(config: RunConfig, work: Work) -> int | None:
+    """Bytes that a worker process may take: what the user says, else what an image within the limits can need.
+
+    A user's transform has no bound by itself: what it needs is its own, and libraries such as torch reserve far more
+    address space than they ever use.
+    """
+    if config.worker_memory is not None or not isinstance(work, ImageWork):
+        return config.worker_memory
+    pixels = config.max_pixels + config.size**2
+    return BYTES_PER_PIXEL * pixels + 2 * config.max_bytes + MEMORY_BESIDES
+
+
 def build_lane(setup: Setup, config: RunConfig, work: Work, *, lane: int = 0) -> Lane:
     """Wire one of the setup's lanes; nothing is started until it is entered."""
     fetch_config = _fetch_share(config.part(FetchConfig), setup.lanes)
     memory = config.memory // setup.lanes // BUDGET_SHARE
     workers = setup.workers_of(lane)
     deadline = config.decode_timeout
+    bound = worker_memory(config, work)
     if setup.fetch == "worker":
         from penstock.crew.fetching import FetchingWork
 
         work = FetchingWork(fetch_config, work)
         deadline += fetch_config.row_timeout
-    crew = make_crew(setup.crew, work, workers, deadline)
+    poison = None if config.keep_poison is None else Path(config.keep_poison)
+    crew = make_crew(setup.crew, work, workers, deadline, memory=bound, keep_poison=poison)
     fetcher = NoFetcher(workers) if setup.fetch == "worker" else _make_fetcher(setup.fetch, fetch_config)
     return Lane(fetcher, crew, lookahead=LOOKAHEAD * fetcher.width, budget=ByteBudget(memory), result_bytes=memory)
 

@@ -214,7 +214,7 @@ class Reason(enum.StrEnum):
     DECODE_OOM = (
         "decode.oom",
         Retry.LATER,
-        "the process that decoded this image was killed (SIGKILL), twice: the system's answer to a lack of memory",
+        "the process that decoded this image was killed (SIGKILL), at its second attempt, too: so ends a lack of memory",
     )
     DECODE_MEMORY = "decode.memory", Retry.NEVER, "decoding needs more memory than --worker-memory"
     ENCODE_FAILED = "encode.failed", Retry.NEVER, "the result cannot be encoded (too large for its format)"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import multiprocessing
 import os
+import random
+import resource
 import select
 import signal
 import subprocess
@@ -20,11 +23,12 @@ import pytest
 from faults import works
 from faults.collecting import PATIENCE, collecting
 from faults.works import bytes_of, jobs_of, row_of
-from penstock.crew import child, wire
+from penstock.crew import child, wire, worker
 from penstock.crew.base import Work
 from penstock.crew.choose import gil_enabled, make_crew, processes_possible
 from penstock.crew.clock import AwakeClock
 from penstock.crew.processes import ProcessCrew
+from penstock.crew.roster import POISON_LIMIT
 from penstock.crew.threads import ThreadCrew
 from penstock.errors import ConfigError, WorkerError
 from penstock.records import Failure, Reason, Result, Row, Sample
@@ -36,8 +40,8 @@ BRIEF = 0.3
 """Seconds: a decode_timeout for works that never end."""
 
 
-def crew_of(work: Work = works.obey, width: int = 2, decode_timeout: float = 60.0) -> ProcessCrew:
-    return ProcessCrew(work, width, decode_timeout)
+def crew_of(work: Work = works.obey, width: int = 2, decode_timeout: float = 60.0, **options: Any) -> ProcessCrew:
+    return ProcessCrew(work, width, decode_timeout, **options)
 
 
 def is_sample(result: Result) -> bool:
@@ -53,20 +57,23 @@ def outcome(result: Result) -> tuple[Reason, str]:
 
 
 @pytest.mark.parametrize(
-    ("deed", "detail"),
+    ("deed", "reason", "detail"),
     [
-        ("segfault", "SIGSEGV"),
-        ("abort", "SIGABRT"),
-        ("exit", "exit 0"),
-        ("kill", "SIGKILL, probably by the kernel's out-of-memory killer"),
+        ("segfault", Reason.DECODE_CRASH, "SIGSEGV"),
+        ("abort", Reason.DECODE_CRASH, "SIGABRT"),
+        ("illegal", Reason.DECODE_CRASH, "SIGILL"),
+        pytest.param("bus", Reason.DECODE_CRASH, "SIGBUS", marks=LINUX),
+        pytest.param("recurse", Reason.DECODE_CRASH, "SIGSEGV", marks=LINUX),
+        ("exit", Reason.DECODE_CRASH, "exit 0"),
+        ("kill", Reason.DECODE_OOM, "SIGKILL, probably by the kernel's out-of-memory killer"),
     ],
 )
-def test_a_death_costs_its_row_only(deed: str, detail: str) -> None:
+def test_a_death_costs_its_row_only(deed: str, reason: Reason, detail: str) -> None:
     """The row is tried twice and blamed; the rows before, beside and behind it are done."""
     with collecting(crew_of()) as collector:
         results = collector.work_off(jobs_of("", "", deed, *[""] * 10))
         statistics = collector.crew.statistics()
-    assert outcome(results[2]) == (Reason.DECODE_CRASH, detail)
+    assert outcome(results[2]) == (reason, detail)
     assert results[2].size == len(deed)
     assert [index for index, result in results.items() if not is_sample(result)] == [2]
     assert statistics.crashes == 2
@@ -88,9 +95,9 @@ def test_a_row_that_was_there_by_chance_gets_its_second_attempt(tmp_path: Path) 
     assert is_sample(results[0])
 
 
-@pytest.mark.parametrize("deed", ["loop", "sleep 1000", "hold_gil", "stop"])
+@pytest.mark.parametrize("deed", ["loop", "sleep 1e9", "hold_gil", "regex", "stop"])
 def test_what_never_ends_is_killed(deed: str) -> None:
-    """A loop, a sleep, a native call that holds the GIL, a stopped process: one row each, not tried again."""
+    """A loop (in C, too), a sleep, a native call that holds the GIL, a stopped process: one row each, not tried again."""
     with collecting(crew_of(decode_timeout=BRIEF)) as collector:
         results = collector.work_off(jobs_of(deed, *[""] * 6))
         statistics = collector.crew.statistics()
@@ -125,6 +132,14 @@ def test_a_busy_worker_killed_from_outside_costs_nothing(tmp_path: Path) -> None
         os.kill(int(fifo.read_text()), signal.SIGKILL)
         assert is_sample(collector.take(1)[0])
         assert collector.crew.statistics().crashes == 1
+
+
+@LINUX
+def test_a_work_that_kills_the_other_workers_costs_no_row() -> None:
+    """Whoever was at work gets its second attempt."""
+    with collecting(crew_of(width=3)) as collector:
+        results = collector.work_off(jobs_of("", "", "", "kill_siblings", *["sleep 0.02"] * 12))
+    assert all(is_sample(result) for result in results.values())
 
 
 def test_workers_leave_ctrl_c_to_the_parent() -> None:
@@ -163,6 +178,96 @@ def test_a_work_that_forks_and_returns_twice_is_delivered_once() -> None:
     assert all(is_sample(result) for result in results.values())
 
 
+@pytest.mark.slow
+@LINUX
+def test_every_bad_row_of_many_is_blamed_for_what_it_did() -> None:
+    """200 rows, every eighth of them bad in one way or another, at random places: none is taken for another."""
+    reasons = dict.fromkeys(["segfault", "abort", "illegal", "bus", "recurse", "exit"], Reason.DECODE_CRASH)
+    reasons |= dict.fromkeys(["sleep 1e9", "hold_gil", "regex", "stop", "loop"], Reason.DECODE_TIMEOUT)
+    reasons |= {"kill": Reason.DECODE_OOM, "hoard": Reason.DECODE_MEMORY, "memory_error": Reason.DECODE_MEMORY}
+    reasons |= {"sys_exit": Reason.TRANSFORM_ERROR, "key_error": Reason.TRANSFORM_ERROR}
+    bad = [*reasons, *[deed for deed in reasons if reasons[deed] is not Reason.DECODE_TIMEOUT][:9]]
+    good = ["", "print noise", "fork", "noise 200000", "sleep 0.01"] * 35
+    commands = [*bad, *good]
+    random.Random(8).shuffle(commands)
+    with collecting(crew_of(width=3, decode_timeout=2.0, memory=2**28)) as collector:
+        results = collector.work_off(jobs_of(*commands))
+    ends = {index: None if is_sample(result) else outcome(result)[0] for index, result in results.items()}
+    assert ends == {index: reasons.get(command) for index, command in enumerate(commands)}
+    assert len(commands) == 200
+
+
+# Memory.
+
+
+@LINUX
+def test_a_row_that_takes_more_memory_than_allowed_fails() -> None:
+    """The bound holds for each worker, by a MemoryError that costs its row only; nobody is killed."""
+    with collecting(crew_of(width=1, memory=2**26)) as collector:
+        results = collector.work_off(jobs_of("hoard", "", ""))
+        assert collector.crew.statistics().crashes == 0
+    assert outcome(results[0])[0] is Reason.DECODE_MEMORY
+    assert is_sample(results[1])
+    assert is_sample(results[2])
+
+
+@LINUX
+def test_what_earlier_rows_left_behind_is_not_held_against_a_row() -> None:
+    """A worker whose memory leaks away is replaced, and the row that found none left is tried again."""
+    with collecting(crew_of(width=1, memory=2**26)) as collector:
+        results = collector.work_off(jobs_of(*[f"leak {2**24}"] * 12))
+        assert collector.crew.statistics().crashes > 0
+    assert all(is_sample(result) for result in results.values())
+
+
+@LINUX
+def test_a_row_too_large_for_its_worker_fails() -> None:
+    """The bytes alone are more than it may have."""
+    with collecting(crew_of(works.echo, width=1, memory=2**25)) as collector:
+        results = collector.work_off(jobs_of(bytes(2**26), b"small"))
+    assert outcome(results[0])[0] is Reason.DECODE_MEMORY
+    assert is_sample(results[1])
+
+
+@LINUX
+def test_a_lower_limit_of_the_system_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bound of ours never lifts the one that this process was started with."""
+    limits: list[tuple[int, tuple[int, int]]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (2**40, 2**40))
+    monkeypatch.setattr(resource, "setrlimit", lambda which, limit: limits.append((which, limit)))
+    worker._bound_memory(2**50)
+    assert limits == [(resource.RLIMIT_AS, (2**40, 2**40))]
+
+
+# What is kept of it.
+
+
+def test_poison_is_kept(tmp_path: Path) -> None:
+    """The bytes of rows that a worker was lost over, with what they did; of no others."""
+    folder = tmp_path / "new" / "poison"
+    with collecting(crew_of(decode_timeout=BRIEF, keep_poison=folder)) as collector:
+        collector.work_off(jobs_of("", "segfault", "key_error", "hold_gil", "memory_error"))
+    assert {path.name: path.read_text() for path in folder.glob("*.bin")} == {
+        "000000001.image.bin": "segfault",
+        "000000003.image.bin": "hold_gil",
+        "000000004.image.bin": "memory_error",
+    }
+    assert json.loads((folder / "000000001.image.json").read_text()) == {
+        "url": "http://example.com/1",
+        "reason": "decode.crash",
+        "detail": "SIGSEGV",
+    }
+
+
+def test_poison_that_cannot_be_kept_is_told_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A folder that cannot be written costs no row."""
+    (tmp_path / "file").touch()
+    with collecting(crew_of(keep_poison=tmp_path / "file")) as collector:
+        results = collector.work_off(jobs_of("", "memory_error", "memory_error", ""))
+    assert [outcome(results[index])[0] for index in (1, 2)] == [Reason.DECODE_MEMORY] * 2
+    assert len([record for record in caplog.records if "--keep-poison" in record.message]) == 1
+
+
 # Noise.
 
 
@@ -183,6 +288,22 @@ def test_noise_does_not_stop_a_worker(capfd: pytest.CaptureFixture[str]) -> None
     assert len(capfd.readouterr().err) > 7_000_000
 
 
+@pytest.mark.parametrize("descriptor", [1, 2])
+def test_a_gigabyte_of_noise_is_held_nowhere(monkeypatch: pytest.MonkeyPatch, descriptor: int) -> None:
+    """It goes where the parent's standard error goes, here to nowhere: neither memory nor a pipe fills up."""
+    monkeypatch.setattr(child, "_standard_error", lambda: os.open(os.devnull, os.O_WRONLY))
+    with collecting(crew_of(memory=2**26)) as collector:
+        results = collector.work_off(jobs_of("", f"noise 1000000000 {descriptor}", ""))
+    assert all(is_sample(result) for result in results.values())
+
+
+def test_nonsense_on_its_connection_is_ignored() -> None:
+    """Notes of slots that do not exist, which the work writes where the worker's own go."""
+    with collecting(crew_of()) as collector:
+        results = collector.work_off(jobs_of("", "babble 120", "", ""))
+    assert all(is_sample(result) for result in results.values())
+
+
 # Values.
 
 
@@ -193,7 +314,7 @@ def test_a_result_that_cannot_be_sent_fails_its_row() -> None:
         assert collector.crew.statistics().crashes == 0
     reason, detail = outcome(results[0])
     assert reason is Reason.TRANSFORM_ERROR
-    assert "result of row 0 cannot be sent" in detail
+    assert "result cannot be sent" in detail
     assert is_sample(results[1])
 
 
@@ -232,6 +353,20 @@ def test_a_work_that_cannot_be_loaded_breaks_the_crew(deed: str, words: str) -> 
             collector.crew.submit(row_of(0), bytes_of(""))
     assert isinstance(event, WorkerError)
     assert words in str(event)
+    assert collector.events.empty()
+
+
+def test_a_work_that_crashes_at_every_row_breaks_the_crew() -> None:
+    """One clear error that names the signal and what to do, instead of a crash a row."""
+    with collecting(crew_of()) as collector:
+        for row, fetched in jobs_of(*["abort"] * 50).values():
+            collector.crew.submit(row, fetched)
+        blamed = collector.take(POISON_LIMIT - 1)
+        with pytest.raises(WorkerError, match=r"die at their first row.*SIGABRT.*PYTHONFAULTHANDLER"):
+            collector.take(1)
+        with pytest.raises(WorkerError):
+            collector.crew.submit(row_of(50), bytes_of(""))
+    assert {outcome(result) for result in blamed.values()} == {(Reason.DECODE_CRASH, "SIGABRT")}
     assert collector.events.empty()
 
 
@@ -351,14 +486,15 @@ import sys, threading
 from faults import works
 from penstock.crew.processes import ProcessCrew
 
-crew = ProcessCrew(works.obey, 3, 600.0)
+crew = ProcessCrew(works.obey, 6, 600.0)
 ready = threading.Semaphore(0)
 crew.start(lambda row, result: ready.release(), print)
-for n in range(6):
+for n in range(12):
     crew.submit(works.row_of(n), works.bytes_of("sleep 0.1"))
-for n in range(6):
+for n in range(12):
     ready.acquire()
-crew.submit(works.row_of(7), works.bytes_of("loop"))
+for n, deed in enumerate(["loop", "hold_gil", "regex", "stop", "sleep 1e9"]):
+    crew.submit(works.row_of(n), works.bytes_of(deed))
 print(*crew.statistics().pids, flush=True)
 threading.Event().wait()
 """
@@ -366,7 +502,7 @@ threading.Event().wait()
 
 @LINUX
 def test_no_worker_outlives_a_killed_parent() -> None:
-    """SIGKILL of the parent: the idle and the busy ones are gone at once."""
+    """SIGKILL of the parent: the idle, the busy, those that hold the GIL and the stopped ones are gone at once."""
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True, env=environment) as parent:
         assert parent.stdout is not None
@@ -378,7 +514,7 @@ def test_no_worker_outlives_a_killed_parent() -> None:
             ended = select.select(left, [], [], PATIENCE)[0]
             assert ended, "workers live on"
             left -= set(ended)
-    assert len(pids) == 3
+    assert len(pids) == 6
     for descriptor in watched:
         os.close(descriptor)
 

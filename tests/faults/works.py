@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -121,6 +123,55 @@ def _hold_gil(_: str) -> None:
     ctypes.PyDLL(None).sleep(1000)
 
 
+def _match_for_ever(_: str) -> None:
+    re.match(r"(a+)+$", "a" * 64 + "b")
+
+
+def _bus_error(_: str) -> None:
+    """Touch a page of a mapped file that has been cut off meanwhile."""
+    file = os.memfd_create("cut")
+    os.ftruncate(file, mmap.PAGESIZE)
+    mapped = mmap.mmap(file, mmap.PAGESIZE)
+    os.ftruncate(file, 0)
+    mapped[0]
+
+
+def _recurse(_: str) -> None:
+    """Have C code recurse until its stack is used up: regcomp does, for each bracket."""
+    depth = 2_000_000
+    ctypes.CDLL(None).regcomp(ctypes.create_string_buffer(4096), b"(" * depth + b")" * depth, 1)
+
+
+def _hoard(_: str) -> None:
+    """Take memory until there is no more."""
+    hoard = []
+    while True:
+        hoard.append(bytes(2**22))
+
+
+leaked: list[bytes] = []
+
+
+def _leak(size: str) -> None:
+    leaked.append(bytes(int(size)))
+
+
+def _kill_siblings(_: str) -> None:
+    """SIGKILL for all the other workers."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            pid, after = int(stat.parent.name), stat.read_text().rpartition(")")[2].split()
+        except OSError:  # it has ended meanwhile
+            continue
+        if int(after[1]) == os.getppid() and pid != os.getpid():
+            os.kill(pid, signal.SIGKILL)
+
+
+def _babble(size: str) -> None:
+    """Nonsense into the worker's own connection, which its command line names."""
+    os.write(int(sys.argv[1]), b"\xff" * int(size))
+
+
 def _first_time_only(argument: str) -> None:
     """Do the deed the first time: ``once PATH DEED``."""
     path, _, deed = argument.partition(" ")
@@ -150,9 +201,11 @@ def _close_everything(_: str) -> None:
     time.sleep(1000)
 
 
-def _noise(size: str) -> None:
+def _noise(argument: str) -> None:
+    """So many bytes to standard error, or another descriptor: ``noise SIZE DESCRIPTOR``."""
+    size, _, descriptor = argument.partition(" ")
     for _ in range(int(size) // 65536):
-        os.write(2, b"libpng warning: \n" * 3855)
+        os.write(int(descriptor or 2), b"libpng warning: \n" * 3855)
 
 
 def _surroundings(_: str) -> bytes:
@@ -172,12 +225,20 @@ def _surroundings(_: str) -> bytes:
 DEEDS: dict[str, Callable[[str], Any]] = {
     "segfault": lambda _: ctypes.string_at(0),
     "abort": lambda _: os.abort(),
+    "bus": _bus_error,
+    "illegal": lambda _: os.kill(os.getpid(), signal.SIGILL),
+    "recurse": _recurse,
     "exit": lambda _: os._exit(0),
     "kill": lambda _: os.kill(os.getpid(), signal.SIGKILL),
     "stop": lambda _: os.kill(os.getpid(), signal.SIGSTOP),
     "sleep": lambda seconds: time.sleep(float(seconds)),
     "loop": _loop,
     "hold_gil": _hold_gil,
+    "regex": _match_for_ever,
+    "hoard": _hoard,
+    "leak": _leak,
+    "kill_siblings": _kill_siblings,
+    "babble": _babble,
     "once": _first_time_only,
     "announce": _announce_and_sleep,
     "fork": _fork_and_return,

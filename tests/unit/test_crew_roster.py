@@ -9,7 +9,18 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from penstock.crew.roster import STILLBORN_LIMIT, Assign, Break, Deliver, Instruction, Job, Kill, Roster, Spawn
+from penstock.crew.roster import (
+    POISON_LIMIT,
+    STILLBORN_LIMIT,
+    Assign,
+    Break,
+    Deliver,
+    Instruction,
+    Job,
+    Kill,
+    Roster,
+    Spawn,
+)
 from penstock.crew.wire import SLOTS
 from penstock.records import Failure, Reason, Request, Result, Row, Sample
 
@@ -40,6 +51,7 @@ class Crew(RuleBasedStateMachine):
         self.starting: set[int] = set()
         self.worked: set[int] = set()
         self.stillborn = 0
+        self.has_finished = False
         self.broken = False
         self.roster = Roster(3, TIMEOUT)
         self.obey(self.roster.open(self.now))
@@ -93,6 +105,7 @@ class Crew(RuleBasedStateMachine):
     def finish(self, data: st.DataObject) -> None:
         worker = self.choose(data, self.busy())
         held = self.jobs[worker].pop(0)
+        self.has_finished = True
         self.obey(self.roster.finished(worker, held.slot, DONE, self.now))
 
     @precondition(lambda self: not self.broken and self.jobs)
@@ -102,8 +115,10 @@ class Crew(RuleBasedStateMachine):
         self.stillborn += worker in self.starting
         for held in self.forget(worker)[:1]:
             self.deaths[held.job.row.index] += 1
-        self.obey(self.roster.died(worker, "SIGSEGV", self.now))
-        assert self.broken == (self.stillborn >= STILLBORN_LIMIT)
+        reason = data.draw(st.sampled_from([Reason.DECODE_CRASH, Reason.DECODE_OOM]))
+        self.obey(self.roster.died(worker, reason, "its signal", self.now))
+        blamed = sum(count == 2 for count in self.deaths.values())
+        assert self.broken == (self.stillborn >= STILLBORN_LIMIT or (blamed >= POISON_LIMIT and not self.has_finished))
 
     @precondition(lambda self: not self.broken)
     @rule(seconds=st.floats(0, 2 * TIMEOUT))
@@ -118,6 +133,9 @@ class Crew(RuleBasedStateMachine):
     def rest(self) -> None:
         """A broken crew is asked nothing more."""
 
+    def killers_at_work(self) -> int:
+        return sum(assign.job.suspect is Reason.DECODE_OOM for held in self.jobs.values() for assign in held)
+
     def late(self) -> list[int]:
         return [number for number, worker in self.roster._workers.items() if worker.deadline <= self.now]
 
@@ -128,6 +146,10 @@ class Crew(RuleBasedStateMachine):
     @invariant()
     def suspects_are_alone(self) -> None:
         assert all(len(held) == 1 for held in self.jobs.values() if any(assign.job.suspect for assign in held))
+
+    @invariant()
+    def rows_that_took_all_the_memory_are_tried_one_at_a_time(self) -> None:
+        assert self.killers_at_work() <= 1
 
     @invariant()
     def nothing_is_delivered_twice_or_blamed_for_one_death(self) -> None:
@@ -141,10 +163,16 @@ class Crew(RuleBasedStateMachine):
     @invariant()
     def nobody_idles_while_work_waits(self) -> None:
         idle = [worker for worker, held in self.jobs.items() if not held and worker not in self.starting]
+        kept = [worker for worker in idle if worker not in self.worked]
         inside = sum(len(held) for held in self.jobs.values())
         waiting = self.submitted - len(self.delivered) - inside
-        suspects_waiting = len(self.roster._suspects)
-        assert self.broken or not idle or waiting == suspects_waiting <= len(self.starting)
+        suspects = [job.suspect for job in self.roster._suspects]
+        assert self.broken or len(suspects) <= len(self.starting) + len(kept), "a suspect without a fresh worker"
+        if kept and suspects:
+            assert self.killers_at_work() == 1, "nobody waits but for the turn of its suspect"
+            assert set(suspects) == {Reason.DECODE_OOM}
+        elif idle and not self.broken:
+            assert waiting == len(suspects)
 
     def teardown(self) -> None:
         """Let everybody work in peace: then everything is delivered."""
@@ -192,24 +220,84 @@ def test_an_exceeded_deadline_kills_and_gives_the_waiting_job_back(roster: Roste
     assert roster.timeouts == 1
 
 
-def test_a_second_death_is_blamed(roster: Roster) -> None:
+@pytest.mark.parametrize("reason", [Reason.DECODE_CRASH, Reason.DECODE_OOM])
+def test_a_second_death_is_blamed(roster: Roster, reason: Reason) -> None:
     """The suspect runs alone, and the backlog waits for it."""
     poison, innocent = job_of(0), job_of(1)
     roster.submit(poison, 0.0)
     roster.submit(innocent, 0.0)
-    assert roster.died(1, "SIGSEGV", 1.0) == [Spawn(2)]
+    assert roster.died(1, reason, "how", 1.0) == [Spawn(2)]
     assert roster.ready(2, 1.0) == [Assign(2, 0, poison)]
-    delivery, spawn = roster.died(2, "SIGSEGV", 2.0)
-    assert reason_of(delivery) is Reason.DECODE_CRASH
+    delivery, spawn = roster.died(2, reason, "how", 2.0)
+    assert reason_of(delivery) is reason
     assert spawn == Spawn(3)
     assert roster.ready(3, 2.0) == [Assign(3, 0, innocent)]
     assert roster.crashes == 2
 
 
+def test_the_second_death_tells_the_reason(roster: Roster) -> None:
+    """It was alone then; the first time anything may have killed the worker."""
+    roster.submit(job_of(0), 0.0)
+    roster.died(1, Reason.DECODE_OOM, "SIGKILL", 1.0)
+    roster.ready(2, 1.0)
+    assert reason_of(roster.died(2, Reason.DECODE_CRASH, "SIGSEGV", 2.0)[0]) is Reason.DECODE_CRASH
+
+
+def test_after_a_lack_of_memory_rows_are_worked_off_one_at_a_time() -> None:
+    """All workers were killed: the fresh ones wait for each other, and what merely crashed need not wait."""
+    roster = Roster(3, TIMEOUT)
+    roster.open(0.0)
+    hungry, greedy, crashing, innocent = jobs = [job_of(index) for index in range(4)]
+    for worker in (1, 2, 3):
+        roster.ready(worker, 0.0)
+    for job in jobs:
+        roster.submit(job, 0.0)
+    roster.died(1, Reason.DECODE_OOM, "SIGKILL", 1.0)
+    roster.died(2, Reason.DECODE_OOM, "SIGKILL", 1.0)
+    roster.died(3, Reason.DECODE_CRASH, "SIGSEGV", 1.0)
+    assert roster.ready(4, 2.0) == [Assign(4, 0, hungry)]
+    assert roster.ready(5, 2.0) == [Assign(5, 0, crashing)]
+    assert roster.ready(6, 2.0) == []
+    assert roster.finished(5, 0, DONE, 3.0) == [Deliver(crashing, DONE), Assign(5, 0, innocent)]
+    assert roster.finished(4, 0, DONE, 3.0) == [Deliver(hungry, DONE), Assign(6, 0, greedy)]
+
+
 def test_an_idle_death_is_no_crash(roster: Roster) -> None:
     """Nobody was at work."""
-    assert roster.died(1, "SIGKILL", 0.0) == [Spawn(2)]
+    assert roster.died(1, Reason.DECODE_OOM, "SIGKILL", 0.0) == [Spawn(2)]
     assert roster.crashes == 0
+
+
+def crash_until_the_end(roster: Roster, rows: int) -> list[list[Instruction]]:
+    """Submit rows to a single worker, of which each kills two; what the second death of each brings."""
+    worker, ends = 1, []
+    for index in range(rows):
+        roster.submit(job_of(index), 0.0)
+        roster.died(worker, Reason.DECODE_CRASH, "SIGILL", 0.0)
+        roster.ready(worker + 1, 0.0)
+        ends.append(roster.died(worker + 1, Reason.DECODE_CRASH, "SIGILL", 0.0))
+        worker += 2
+        if ends[-1][-1] == Spawn(worker):
+            roster.ready(worker, 0.0)
+    return ends
+
+
+def test_a_decoder_that_crashes_on_every_row_breaks_the_crew(roster: Roster) -> None:
+    """After five rows, of which the last is not blamed: one clear error instead of a storm."""
+    *blamed, (broken,) = crash_until_the_end(roster, POISON_LIMIT)
+    assert [reason_of(instructions[0]) for instructions in blamed] == [Reason.DECODE_CRASH] * (POISON_LIMIT - 1)
+    assert isinstance(broken, Break)
+    assert "SIGILL" in broken.why
+    assert "PYTHONFAULTHANDLER" in broken.why
+    assert roster.submit(job_of(99), 0.0) == []
+
+
+def test_one_finished_row_clears_the_decoder(roster: Roster) -> None:
+    """From then on a crash is its row's fault, however many there are."""
+    roster.submit(job_of(100), 0.0)
+    roster.finished(1, 0, DONE, 0.0)
+    ends = crash_until_the_end(roster, 3 * POISON_LIMIT)
+    assert [reason_of(instructions[0]) for instructions in ends] == [Reason.DECODE_CRASH] * 3 * POISON_LIMIT
 
 
 def test_nonsense_is_ignored(roster: Roster) -> None:
@@ -224,7 +312,7 @@ def test_workers_that_never_become_ready_break_the_crew() -> None:
     roster = Roster(1, TIMEOUT)
     roster.open(0.0)
     for worker in range(1, STILLBORN_LIMIT):
-        assert Spawn(worker + 1) in roster.died(worker, "exit 127", 0.0)
+        assert Spawn(worker + 1) in roster.died(worker, Reason.DECODE_CRASH, "exit 127", 0.0)
     kill, broken = roster.tick(math.inf)
     assert kill == Kill(STILLBORN_LIMIT)
     assert isinstance(broken, Break)

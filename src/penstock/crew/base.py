@@ -98,8 +98,6 @@ def attempt(work: Work, row: Row, fetched: tuple[Fetched, ...]) -> Result:
             raise TypeError(f"the work returned {type(result).__name__}, not a Result")  # noqa: TRY301 - one way out
     except ItemError as error:
         result = Result.of(error.failure(), fetched)
-    except MemoryError as error:
-        result = Result.of(Failure(Reason.DECODE_MEMORY, str(error)), fetched)
     except Exception as error:  # noqa: BLE001 - whatever the user's code raises is the row's failure
         result = Result.of(_fault(error), fetched)
     return result if result.seconds else dataclasses.replace(result, seconds=time.perf_counter() - started)
@@ -114,4 +112,6 @@ def attempt_shielded(work: Work, row: Row, fetched: tuple[Fetched, ...]) -> Resu
 
 
 def _fault(error: BaseException) -> Failure:
+    if isinstance(error, MemoryError):
+        return Failure(Reason.DECODE_MEMORY, str(error))
     return Failure(Reason.TRANSFORM_ERROR, f"{type(error).__name__}: {error}")

@@ -7,7 +7,7 @@ import os
 import socket
 import subprocess
 
-from penstock.crew.interpreter import ending, interpreter_command
+from penstock.crew.interpreter import interpreter_command
 from penstock.crew.wire import SLOTS, Channel, Packed, anonymous_file
 from penstock.errors import WorkerError
 
@@ -63,13 +63,12 @@ class Child:
         """Whether the process has ended. Its socket may not tell: the user's code can have left it to a child."""
         return self.process.poll() is not None
 
-    def end(self) -> str:
-        """Wait for the end of a process that has closed its connection, and say how it came about."""
+    def end(self) -> int | None:
+        """Wait for the end of a process that has closed its connection: its return code, None if it lives all the same."""
         try:
-            status = self.process.wait(REAP_TIMEOUT)
+            return self.process.wait(REAP_TIMEOUT)
         except subprocess.TimeoutExpired:
-            return "it closed its connection"
-        return ending(status)
+            return None
 
     def last_words(self) -> str:
         """The end of what it printed, if it was not ready yet."""

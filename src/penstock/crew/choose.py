@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import os
 import sys
+from pathlib import Path
 from typing import Literal
 
 from penstock.crew.base import Crew, Work
@@ -22,7 +23,15 @@ CrewKind = Literal["inline", "threads", "processes"]
 _logger = logging.getLogger("penstock")
 
 
-def make_crew(kind: CrewKind, work: Work, width: int, decode_timeout: float) -> Crew:
+def make_crew(
+    kind: CrewKind,
+    work: Work,
+    width: int,
+    decode_timeout: float,
+    *,
+    memory: int | None = None,
+    keep_poison: Path | None = None,
+) -> Crew:
     """A crew of the asked kind, not started; threads instead of processes where there can be none, with a warning.
 
     Args:
@@ -30,6 +39,8 @@ def make_crew(kind: CrewKind, work: Work, width: int, decode_timeout: float) -> 
         work: what to do with each row.
         width: workers (``inline`` has one).
         decode_timeout: seconds of work for one row (``inline`` has no limit).
+        memory: bytes that a worker process may take for one row; None for no bound.
+        keep_poison: folder for the bytes of rows that killed their worker process.
 
     Raises:
         ConfigError: processes are asked for, and the work cannot be pickled.
@@ -41,7 +52,7 @@ def make_crew(kind: CrewKind, work: Work, width: int, decode_timeout: float) -> 
         case "threads":
             return ThreadCrew(work, width, decode_timeout)
         case "processes":
-            return _processes_or_threads(work, width, decode_timeout)
+            return _processes_or_threads(work, width, decode_timeout, memory, keep_poison)
 
 
 def processes_possible() -> bool:
@@ -55,11 +66,13 @@ def gil_enabled() -> bool:
     return ask is None or bool(ask())
 
 
-def _processes_or_threads(work: Work, width: int, decode_timeout: float) -> Crew:
+def _processes_or_threads(
+    work: Work, width: int, decode_timeout: float, memory: int | None, keep_poison: Path | None
+) -> Crew:
     obstacle = _obstacle()
     if obstacle is None:
         try:
-            return ProcessCrew(work, width, decode_timeout)
+            return ProcessCrew(work, width, decode_timeout, memory=memory, keep_poison=keep_poison)
         except NoScriptError as error:
             obstacle = str(error)
     _warn_once(obstacle)

@@ -20,15 +20,19 @@ import contextlib
 import os
 import pickle
 import selectors
+import signal
 import socket
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import assert_never
 
 from penstock.crew.base import CrewStatistics, Deliver, OnBroken, Work
 from penstock.crew.child import Child
 from penstock.crew.clock import TICK, Area, AwakeClock
+from penstock.crew.interpreter import ending
+from penstock.crew.poison import PoisonCabinet
 from penstock.crew.roster import Assign, Break, Instruction, Job, Kill, Roster, Spawn
 from penstock.crew.roster import Deliver as Deliverance
 from penstock.crew.script import Script, required_script
@@ -49,14 +53,26 @@ class ProcessCrew:
         work: what to do with each row; pickled once.
         width: processes.
         decode_timeout: seconds of work for one row; a worker that takes longer is killed.
+        memory: bytes that a worker may take on top of what it has when the work is loaded; None for no bound. Linux only.
+        keep_poison: folder for the bytes of rows that a worker was lost over; None for none.
 
     Raises:
         ConfigError: the work cannot be pickled.
         NoScriptError: it is defined where workers cannot load it from.
     """
 
-    def __init__(self, work: Work, width: int, decode_timeout: float) -> None:
+    def __init__(
+        self,
+        work: Work,
+        width: int,
+        decode_timeout: float,
+        *,
+        memory: int | None = None,
+        keep_poison: Path | None = None,
+    ) -> None:
         self.width = width
+        self._memory = memory
+        self._cabinet = None if keep_poison is None else PoisonCabinet(keep_poison)
         self._pickled, self._script = _pickled(work)
         self._decode_timeout = decode_timeout
         self._clock = AwakeClock()
@@ -195,9 +211,12 @@ class ProcessCrew:
                     self._bury(worker, child)
 
     def _bury(self, worker: int, child: Child) -> None:
-        how = child.end()
+        status = child.end()
+        # We kill only what we have written off before, so that this SIGKILL is somebody else's.
+        reason = Reason.DECODE_OOM if status == -signal.SIGKILL else Reason.DECODE_CRASH
+        how = "it closed its connection" if status is None else ending(status)
         words = child.last_words()
-        self._act(self._roster.died, worker, f"{how}\n{words}" if words else how)
+        self._act(self._roster.died, worker, reason, f"{how}\n{words}" if words else how)
         self._remove(worker)
 
     def _remove(self, worker: int) -> None:
@@ -237,14 +256,16 @@ class ProcessCrew:
                 pass  # done already
             case Deliverance(job, result):
                 self._busy_seconds += result.seconds
+                if self._cabinet is not None:
+                    self._cabinet.keep_if_poison(job.row, job.fetched, result)
                 self._deliver(job.row, result)
             case Spawn(worker):
-                self._children[worker] = child = Child(pack((self._pickled, self._script, os.getpid())))
+                self._children[worker] = child = Child(pack((self._pickled, self._script, os.getpid(), self._memory)))
                 self._selector.register(child.channel.connection, selectors.EVENT_READ, worker)
             case Kill(worker):
                 self._remove(worker)
             case Break(why):
-                raise WorkerError(f"the workers cannot be started: {why}")
+                raise WorkerError(why)
             case _:
                 assert_never(instruction)
 

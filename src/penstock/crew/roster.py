@@ -13,7 +13,13 @@ The way of a job::
 
 A worker holds up to `SLOTS` jobs, works them off in the order in which it got them, and only the first of them can have
 killed it. A suspect is given to a worker that has done nothing yet and gets nothing else meanwhile. There is always one on
-its way: every suspect comes from a death, and every death is followed by a spawn.
+its way: every suspect comes from a death, every death is followed by a spawn, and while a suspect waits no fresh worker is
+given anything else.
+
+Suspects whose worker was killed, as the kernel does when memory runs out, have their second attempt one at a time. The
+workers that were spawned for the others wait with them: after one such death the crew goes on with one worker less, and when
+memory ran out for all of them, it works off one row at a time. The rest need not stop for it, else any row could halt the
+crew for as long as the deadline allows.
 """
 
 from __future__ import annotations
@@ -30,6 +36,9 @@ __all__ = ["Assign", "Break", "Deliver", "Instruction", "Job", "Kill", "Roster",
 STILLBORN_LIMIT = 5
 """Workers in a row that may die before they are ready; after that they all will."""
 
+POISON_LIMIT = 5
+"""Rows that may kill two workers each before any row is finished; more of them, and it is not the rows. Arbitrary."""
+
 START_TIMEOUT = 120.0
 """Seconds for a worker to become ready. Far more than any import takes on a slow network drive."""
 
@@ -42,8 +51,8 @@ class Job:
     fetched: tuple[Fetched, ...]
     parcel: Packed
     """Both of them, ready to be sent; nothing is copied for it."""
-    suspect: bool = False
-    """A worker has died of it, as it seems."""
+    suspect: Reason | None = None
+    """How a worker has died of it, as it seems: `Reason.DECODE_CRASH` or `Reason.DECODE_OOM`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +88,7 @@ class Deliver:
 
 @dataclass(frozen=True, slots=True)
 class Break:
-    """Give up: no worker can be had."""
+    """Give up: no worker can be had, or none is of use."""
 
     why: str
 
@@ -101,12 +110,12 @@ class _Worker:
     @property
     def room(self) -> int:
         """Further jobs that it may be given."""
-        return SLOTS - len(self.jobs) if self.ready and not self.guarded else 0
+        return SLOTS - len(self.jobs) if self.ready and self.suspicion is None else 0
 
     @property
-    def guarded(self) -> bool:
-        """Whether it holds a suspect."""
-        return any(job.suspect for _, job in self.jobs)
+    def suspicion(self) -> Reason | None:
+        """Of the suspect that it holds, if it does: then it holds nothing else."""
+        return self.jobs[0][1].suspect if self.jobs else None
 
     @property
     def free_slot(self) -> int:
@@ -134,6 +143,8 @@ class Roster:
         self._workers: dict[int, _Worker] = {}
         self._spawned = 0
         self._stillborn = 0
+        self._blamed = 0
+        self._has_finished = False
         self._backlog: deque[Job] = deque()
         self._suspects: deque[Job] = deque()
         self._broken = False
@@ -164,12 +175,13 @@ class Roster:
         seat = self._workers[worker]
         if not seat.jobs or seat.jobs[0][0] != slot:
             return []
+        self._has_finished = True
         _, job = seat.jobs.popleft()
         seat.deadline = now + self._decode_timeout if seat.jobs else math.inf
         return [Deliver(job, result), *self._assign(now)]
 
-    def died(self, worker: int, how: str, now: float) -> list[Instruction]:
-        """A worker process has ended by itself or by somebody else's hand."""
+    def died(self, worker: int, reason: Reason, how: str, now: float) -> list[Instruction]:
+        """A worker process has ended by itself (`Reason.DECODE_CRASH`) or was killed (`Reason.DECODE_OOM`)."""
         seat = self._workers.pop(worker)
         if not seat.ready:
             return self._after_stillbirth(f"it died as it started: {how}", now)
@@ -177,9 +189,9 @@ class Roster:
             return [self._spawn(now)]
         self.crashes += 1
         job = self._reclaim(seat)
-        if job.suspect:
-            return [_blame(job, Reason.DECODE_CRASH, how), self._spawn(now), *self._assign(now)]
-        job.suspect = True
+        if job.suspect is not None:
+            return self._after_second_death(job, reason, how, now)
+        job.suspect = reason
         self._suspects.append(job)
         return [self._spawn(now), *self._assign(now)]
 
@@ -207,10 +219,22 @@ class Roster:
         self._stillborn += 1
         if self._stillborn < STILLBORN_LIMIT:
             return [self._spawn(now)]
+        return self._break(f"the workers cannot be started: {how}")
+
+    def _after_second_death(self, job: Job, reason: Reason, how: str, now: float) -> list[Instruction]:
+        self._blamed += 1
+        if self._has_finished or self._blamed < POISON_LIMIT:
+            return [_blame(job, reason, how), self._spawn(now), *self._assign(now)]
+        return self._break(
+            f"the workers die at their first row, whichever it is: {how}; a library that decodes may be broken or built for "
+            "another machine, or there is too little memory; PYTHONFAULTHANDLER=1 shows where a worker dies"
+        )
+
+    def _break(self, why: str) -> list[Instruction]:
         if self._broken:
             return []
         self._broken = True
-        return [Break(how)]
+        return [Break(why)]
 
     def _reclaim(self, seat: _Worker) -> Job:
         """The running job of a lost worker; the one that waited goes back to where it came from."""
@@ -225,16 +249,31 @@ class Roster:
 
     def _assign(self, now: float) -> list[Instruction]:
         """Suspects to workers that have done nothing yet; the backlog to whoever has most room."""
-        instructions: list[Instruction] = []
-        fresh = [worker for worker in self._workers.values() if worker.ready and worker.fresh]
-        for worker, _ in zip(fresh, tuple(self._suspects), strict=False):
-            instructions.append(self._give(worker, self._suspects.popleft(), now))
-        while self._backlog:
-            roomiest = max(self._workers.values(), key=_room)
-            if not roomiest.room:
+        instructions: list[Instruction] = self._assign_suspects(now) if self._suspects else []
+        while self._backlog and not self._broken:
+            roomiest = max(self._workers.values(), key=self._room)
+            if not self._room(roomiest):
                 break
             instructions.append(self._give(roomiest, self._backlog.popleft(), now))
         return instructions
+
+    def _assign_suspects(self, now: float) -> list[Instruction]:
+        instructions: list[Instruction] = []
+        for worker in [worker for worker in self._workers.values() if worker.ready and worker.fresh]:
+            suspect = self._next_suspect()
+            if suspect is not None:
+                self._suspects.remove(suspect)
+                instructions.append(self._give(worker, suspect, now))
+        return instructions
+
+    def _next_suspect(self) -> Job | None:
+        """The first whose turn it is: of those whose worker was killed, one at a time."""
+        taken = any(worker.suspicion is Reason.DECODE_OOM for worker in self._workers.values())
+        return next((job for job in self._suspects if not (taken and job.suspect is Reason.DECODE_OOM)), None)
+
+    def _room(self, worker: _Worker) -> int:
+        """Jobs of the backlog that it may be given; a fresh worker is kept for the suspects that wait."""
+        return 0 if worker.fresh and self._suspects else worker.room
 
     def _give(self, worker: _Worker, job: Job, now: float) -> Assign:
         if not worker.jobs:
@@ -243,10 +282,6 @@ class Roster:
         worker.jobs.append((assign.slot, job))
         worker.fresh = False
         return assign
-
-
-def _room(worker: _Worker) -> int:
-    return worker.room
 
 
 def _blame(job: Job, reason: Reason, detail: str, seconds: float = 0.0) -> Deliver:

@@ -6,6 +6,7 @@ Imports stay few: they are what a worker's start costs.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import pickle
 import resource
@@ -19,8 +20,8 @@ from typing import NoReturn
 from penstock.crew.base import Work, attempt_shielded
 from penstock.crew.lifetime import die_with_parent
 from penstock.crew.script import Script, run_script
-from penstock.crew.wire import Channel, Packed, pack, pack_result, unpack_job
-from penstock.records import Failure, Fetched, Reason, Result, Row
+from penstock.crew.wire import Channel, Note, Packed, pack, pack_result, unpack_job
+from penstock.records import Failure, Reason, Result
 
 __all__ = ["main"]
 
@@ -71,10 +72,12 @@ def _load(channel: Channel, stderr: int) -> Work | None:
     notes = channel.notes(most=1)
     if notes is None:
         return None
-    pickled, script, parent = channel.receive(notes[0])
+    pickled, script, parent, memory = channel.receive(notes[0])
     if not die_with_parent(parent):
         return None
     work, failure = _loaded(pickled, script)
+    if memory is not None and sys.platform == "linux":  # elsewhere the limit is accepted and not kept
+        _bound_memory(memory)
     sys.stderr.flush()
     os.dup2(stderr, 1)
     os.dup2(stderr, 2)
@@ -92,20 +95,46 @@ def _loaded(pickled: bytes, script: Script | None) -> tuple[Work | None, str | N
         return None, traceback.format_exc()
 
 
+def _bound_memory(memory: int) -> None:
+    """Let this process take so many bytes more than it has: of address space, which is what can be bounded."""
+    with contextlib.suppress(OSError):  # without /proc there is no bound
+        size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        _, inherited = resource.getrlimit(resource.RLIMIT_AS)
+        limit = min(size + memory, sys.maxsize if inherited == resource.RLIM_INFINITY else inherited)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
 def _serve(channel: Channel, work: Work) -> None:
     own = os.getpid()
+    bounded = resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+    fresh = True
     while notes := channel.notes():
         for note in notes:
-            row, fetched = unpack_job(channel.receive(note))
-            result = attempt_shielded(work, row, fetched)
+            result = _done(work, channel, note)
             if os.getpid() != own:
                 os._exit(1)  # the work has forked and returned twice; one answer is enough
-            channel.send(note[0], _packed(result, fetched, row))
+            if bounded and not fresh and _lacks_memory(result):
+                os._exit(0)  # what earlier rows left behind may be to blame: the row is tried again in a fresh worker
+            channel.send(note[0], _packed(result))
+            del result  # or it would still be there while the next row needs the memory
+            fresh = False
 
 
-def _packed(result: Result, fetched: tuple[Fetched, ...], row: Row) -> Packed:
+def _done(work: Work, channel: Channel, note: Note) -> Result:
+    try:
+        row, fetched = unpack_job(channel.receive(note))
+    except MemoryError as error:
+        return Result(Failure(Reason.DECODE_MEMORY, str(error)))
+    return attempt_shielded(work, row, fetched)
+
+
+def _lacks_memory(result: Result) -> bool:
+    return isinstance(result.value, Failure) and result.value.reason is Reason.DECODE_MEMORY
+
+
+def _packed(result: Result) -> Packed:
     try:
         return pack_result(result)
     except Exception as error:  # noqa: BLE001 - pickle raises all sorts, and all of them mean the same
-        detail = f"the result of row {row.index} cannot be sent: {type(error).__name__}: {error}"
-        return pack_result(Result.of(Failure(Reason.TRANSFORM_ERROR, detail), fetched, result.seconds))
+        failure = Failure(Reason.TRANSFORM_ERROR, f"the result cannot be sent: {type(error).__name__}: {error}")
+        return pack_result(dataclasses.replace(result, value=failure))
