@@ -338,7 +338,10 @@ class _Show:
 def _execute(run: Run, show: _Show) -> tuple[Report, int]:
     """Run it with a bar, stop it on signals, show the report; the exit code is 0, 130 or 143."""
     with _stopping(run.stop) as received, show.progress(run.source.count) as update:
-        report = run.execute(update)
+        try:
+            report = run.execute(update)
+        except KeyboardInterrupt as error:  # it was stopped where there was nothing to report yet
+            raise error if isinstance(error, _Signalled) or not received else _Signalled(received[0]) from None
     if report.finished and not report.rows_settled:
         show.note("nothing to do: the folder holds this run, finished")
     show.report(report)

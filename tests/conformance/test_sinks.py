@@ -33,7 +33,7 @@ FORMATS = ("webdataset", "parquet", "files", "arrays")
 KEPT = ("number", "tags", "nothing", "mixed")
 TABLE = [
     *("key", "url", "outcome", "status", "reason", "error_message", "http_status", "attempts", "width", "height"),
-    *("original_width", "original_height", "sha256", "exif", "caption", *KEPT),
+    *("original_width", "original_height", "sha256", "exif", "frames", "downgraded", "caption", *KEPT),
 ]
 
 
@@ -81,8 +81,9 @@ def failed(index: int, reason: Reason) -> Settled:
 
 def written(index: int, parts: dict[str, Value]) -> Settled:
     """A row that was written."""
-    facts = Facts(8, 8, 640, 480, f"{index:064x}", '{"Make": "ACME"}' if index % 2 else None)
-    return Settled(Outcome(row(index), Kind.WRITTEN, http_status=200, attempts=2, size=1000), Sample(parts, facts))
+    facts = Facts(8, 8, 640, 480, f"{index:064x}", '{"Make": "ACME"}' if index % 2 else None, frames=1 + index % 3)
+    outcome = Outcome(row(index), Kind.WRITTEN, http_status=200, attempts=2, size=1000, downgraded=index % 2 == 1)
+    return Settled(outcome, Sample(parts, facts))
 
 
 def store_at(folder: Path, sink: str, **options: Any) -> ShardStore:
@@ -223,7 +224,9 @@ def test_table_has_every_row(tmp_path: Path, sink: str) -> None:
     make(tmp_path, sink, [settled(sink, index) for index in range(20)])
     schema = pq.read_schema(tmp_path / "00000.parquet")
     assert schema.names[: len(TABLE)] == TABLE
-    assert str(schema.field("http_status").type) == "int32"
+    assert [str(schema.field(name).type) for name in ("http_status", "frames", "downgraded")] == ["int32"] * 2 + [
+        "bool"
+    ]
     lines = table_of(tmp_path)
     assert [line["key"] for line in lines] == [f"{index:09d}" for index in range(20)]
     missing, corrupt, blocked, good = lines[3], lines[5], lines[7], lines[9]
@@ -239,6 +242,9 @@ def test_table_has_every_row(tmp_path: Path, sink: str) -> None:
         f"{9:064x}",
         '{"Make": "ACME"}',
     )
+    assert [(line["frames"], line["downgraded"]) for line in (good, lines[10], corrupt)] == [
+        *((1, True), (2, False), (None, False))
+    ]
     assert good["caption"] == "猫 🐈 “9”\nsecond line"
     assert [good[name] for name in KEPT] == [None, ["größe", "t9"], None, "2.25"]
     assert (lines[4]["number"], json.loads(lines[4]["mixed"])) == (4, {"a": [1, None]})
@@ -356,7 +362,7 @@ def test_commit_is_all_or_nothing(tmp_path: Path, sink: str, monkeypatch: pytest
     for position in range(_durable_calls(tmp_path / "counted", sink, monkeypatch)):
         with monkeypatch.context() as patch:
             _watch_durable_calls(patch, fail_at=position)
-            with pytest.raises(OutputError, match="not committed"):
+            with pytest.raises(OutputError, match="run again"):
                 shard.commit()
         assert content(folder) == {}
         assert list((folder / ".penstock/tmp").iterdir()) == []

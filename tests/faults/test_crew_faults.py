@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import logging
 import multiprocessing
@@ -19,10 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from faults import works
 from faults.collecting import PATIENCE, collecting
 from faults.works import bytes_of, jobs_of, row_of
+from penstock.config import ImageConfig
 from penstock.crew import child, wire, worker
 from penstock.crew.base import Work
 from penstock.crew.choose import gil_enabled, make_crew, processes_possible
@@ -31,7 +34,8 @@ from penstock.crew.processes import ProcessCrew
 from penstock.crew.roster import POISON_LIMIT
 from penstock.crew.threads import ThreadCrew
 from penstock.errors import ConfigError, WorkerError
-from penstock.records import Failure, Reason, Result, Row, Sample
+from penstock.image.work import ImageWork
+from penstock.records import Failure, Fetched, Reason, Result, Row, Sample
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="worker processes need POSIX")
 
@@ -573,3 +577,17 @@ def test_an_ordinary_delay_counts() -> None:
     before = clock()
     clock.waited(0.9, planned=0.5)
     assert clock() >= before
+
+
+def test_penstock_s_own_work_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    """libtiff has a line for each damaged file, on standard error: a worker keeps it from the user's terminal."""
+    picture = io.BytesIO()
+    Image.effect_noise((64, 64), 50).save(picture, "TIFF", compression="tiff_lzw")
+    damaged = bytearray(picture.getvalue())
+    damaged[200:1200] = bytes(1000)
+    fetched = (Fetched("image", bytes(damaged), 200, 1, 0.0),)
+    with collecting(ProcessCrew(ImageWork(ImageConfig(), as_array=False), 1, 60.0)) as collector:
+        (result,) = collector.work_off({0: (row_of(0), fetched)}).values()
+    assert isinstance(result.value, Failure)
+    assert result.value.reason is Reason.IMAGE_CORRUPT
+    assert capfd.readouterr() == ("", "")

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from penstock.config import OutputConfig
 from penstock.engines.base import Plan
@@ -285,3 +287,32 @@ def test_failed_commit_is_raised_and_can_be_made_again(
         filling.finish()
     assert folder.keys(0) == [0, 1]
     assert folder.spools == []
+
+
+def settle(folder: Folder, order: list[int], crashes: set[int]) -> dict[str, bytes]:
+    """Settle ten rows in this order, the process dying before some of them; the files that come of it."""
+    waiting = list(order)
+    while set(folder.numbers) != {0, 1, 2}:
+        with suppress(KeyboardInterrupt), folder.filling(committed=dict.fromkeys(folder.numbers, "")) as filling:
+            rows = {row.index: row for row in filling.feed(placed(10))}
+            assert set(rows) <= set(waiting)
+            waiting = [index for index in waiting if index in rows]
+            for index in waiting:
+                if index in crashes:
+                    crashes.discard(index)
+                    raise KeyboardInterrupt
+                filling.add(written(rows[index]))
+            filling.finish()
+    return {path.name: path.read_bytes() for path in folder.path.glob("*") if path.suffix in (".tar", ".parquet")}
+
+
+@pytest.mark.slow
+@settings(max_examples=25)
+@given(order=st.permutations(range(10)), crashes=st.sets(st.integers(0, 9), max_size=4))
+def test_any_order_and_any_crash_make_the_same_bytes(
+    tmp_path_factory: pytest.TempPathFactory, order: list[int], crashes: set[int]
+) -> None:
+    """Shards depend neither on the order in which rows settle nor on interruptions; no settled row is asked for again."""
+    plain = settle(Folder(tmp_path_factory.mktemp("plain")), list(range(10)), set())
+    assert settle(Folder(tmp_path_factory.mktemp("crashing")), list(order), set(crashes)) == plain
+    assert len(plain) == 6

@@ -127,6 +127,56 @@ def test_line_that_could_not_be_written_leaves_no_trace(tmp_path: Path, monkeypa
         assert set(folder.read_ledger().shards) == {1}
 
 
+def test_rest_of_a_line_is_cut_off_before_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If half a line can neither be written nor taken away, the next one does not end up behind it."""
+    write_run(tmp_path)
+    with OutputFolder(tmp_path) as folder:
+        folder.read_ledger()
+        with (tmp_path / JOURNAL).open("ab") as journal:
+            journal.write(b'{"shard"')
+        folder.append(shard_entry(shard(1)))
+        assert set(folder.read_ledger().shards) == {1}
+
+
+def test_journal_that_is_gone_is_not_begun_anew(tmp_path: Path) -> None:
+    """Only the first line makes the file: without it nobody would know whose shards these are."""
+    write_run(tmp_path)
+    with OutputFolder(tmp_path) as folder:
+        folder.read_ledger()
+        (tmp_path / JOURNAL).unlink()
+        with pytest.raises(OutputError, match=r"cannot write the journal of .*taken it away"):
+            folder.append(shard_entry(shard(1)))
+    assert not (tmp_path / JOURNAL).exists()
+
+
+def test_clear_that_is_cut_short_leaves_no_shard_in_the_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files may be there or not: the journal says whose the folder is, and that nothing in it exists."""
+    write_run(tmp_path, shard_entry(shard(0)), finished_entry(4))
+
+    def failing(_: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with OutputFolder(tmp_path) as folder:
+        monkeypatch.setattr("penstock.folder.remove", failing)
+        with pytest.raises(OutputError, match=r"cannot delete 00000\.tar in"):
+            folder.clear(folder.read_ledger())
+    ledger = read_ledger(tmp_path)
+    assert ledger.manifest is not None
+    assert (ledger.shards, ledger.finished_rows) == ({}, None)
+
+
+def test_files_of_lost_shards_go_with_the_report(tmp_path: Path) -> None:
+    """What is taken back leaves no file, and no report that counts it."""
+    write_run(tmp_path, shard_entry(shard(0)))
+    for name in ("00000.tar", "00001.tar", "report.json"):
+        (tmp_path / name).touch()
+    with OutputFolder(tmp_path) as folder:
+        folder.take_back([shard(0)])
+    assert [path.name for path in tmp_path.glob("[!.]*")] == ["00001.tar"]
+
+
 @pytest.mark.parametrize(
     "line", [b"\xff\xfe\n", b"not json\n", b"3\n", b'{"shard": 0}\n', b'{"run": {"version": 1}}\n']
 )

@@ -1,7 +1,10 @@
 """From the bytes of a file to pixels, or to the reason why there are none."""
 
+import contextlib
+import gzip
 import io
 import json
+import mmap
 import random
 import resource
 import struct
@@ -11,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, PngImagePlugin, features
+from PIL import GifImagePlugin, Image, ImageFile, PngImagePlugin, TiffImagePlugin, features
 
 from penstock.config import ImageConfig, Resize
 from penstock.errors import ItemError
@@ -21,7 +24,7 @@ from penstock.image.decode import decode
 from penstock.image.resize import OVERSAMPLING, plan
 from penstock.records import Reason
 
-EXACT = ImageConfig(size=16, exact=True)
+EXACT = ImageConfig(size=16, exact=True, min_size=1)
 WHITE = (255, 255, 255)
 FORMATS: dict[str, dict[str, Any]] = {
     "jpeg": {"format": "JPEG"},
@@ -303,6 +306,11 @@ def test_xmp_turns_an_image_without_exif() -> None:
         (b"PK\x03\x04...", Reason.CONTENT_NOT_IMAGE, "zip"),
         ("Not found – sorry".encode(), Reason.CONTENT_NOT_IMAGE, "text"),
         (b"\x00\x01\x02\x03", Reason.CONTENT_NOT_IMAGE, "unknown"),
+        (gzip.compress(b"<html>"), Reason.CONTENT_NOT_IMAGE, "gzip"),
+        (b"\x1f\x8b is no gzip file", Reason.CONTENT_NOT_IMAGE, "gzip"),
+        (gzip.compress(b"<svg/>" + bytes(10_000_000)), Reason.CONTENT_UNSUPPORTED, "svg"),
+        (b"SIMPLE  =                    T", Reason.CONTENT_UNSUPPORTED, "fits"),
+        (b"\xd7\xcd\xc6\x9a\0\0", Reason.CONTENT_UNSUPPORTED, "wmf"),
         (b"BM is no bitmap file", Reason.CONTENT_NOT_IMAGE, "text"),
         (b"\0\0\0\x18ftypisom\0\0\0\0mp41", Reason.CONTENT_NOT_IMAGE, "mp4"),
         (b'<?xml version="1.0"?>\n<!-- x -->\n<svg xmlns="">', Reason.CONTENT_UNSUPPORTED, "svg"),
@@ -336,7 +344,7 @@ def test_the_sniffer_knows_what_is_decoded(name: str) -> None:
     kind = sniff.kind_of(data)
     assert kind in sniff.IMAGES
     assert not sniff.is_cut(data, kind)
-    assert sniff.size_of(data, kind) == (None if kind in ("tiff", "avif") else (48, 40))
+    assert sniff.size_of(data, kind) == (48, 40)
 
 
 def test_the_sniffer_knows_webps_headers() -> None:
@@ -416,7 +424,13 @@ def bombs() -> dict[str, bytes]:
     frame = jpeg.index(b"\xff\xc0")
     jpeg[frame + 5 : frame + 9] = huge
     canvas = b"VP8X" + struct.pack("<II", 10, 0) + b"\xff\x3f\0\xff\x3f\0"
-    return {
+    tiff = bytearray(saved(Image.new("L", (8, 8)), "TIFF"))
+    for tag in (256, 257):  # width and height
+        place = next(at for at in range(8, len(tiff)) if tiff[at : at + 2] == struct.pack("<H", tag))
+        tiff[place + 2 : place + 12] = struct.pack("<HII", 4, 1, 50_000)
+    avif = {"avif": resized_avif(50_000, 50_000)} if "avif" in FORMATS else {}
+    return avif | {
+        "tiff": bytes(tiff),
         "png": png(50_000, 50_000, 8, 2, b""),
         "gif": b"GIF89a" + huge + b"\0\0\0,\0\0\0\0" + huge + b"\0\2\1\0\0;",
         "jpeg": bytes(jpeg),
@@ -425,7 +439,14 @@ def bombs() -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("kind", ["png", "gif", "jpeg", "webp", "bmp"])
+def resized_avif(width: int, height: int) -> bytes:
+    data = bytearray(saved(picture(), **FORMATS["avif"]))
+    place = data.index(b"ispe") + 8
+    data[place : place + 8] = struct.pack(">II", width, height)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("kind", ["png", "gif", "jpeg", "webp", "bmp", "tiff", *({"avif"} & FORMATS.keys())])
 def test_bombs_are_refused_unopened(kind: str) -> None:
     """A header that claims more than `max_pixels` is enough to refuse the file, and nothing is allocated for it."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -457,14 +478,71 @@ def test_images_without_pixels_are_refused(size: tuple[int, int]) -> None:
     frame = jpeg.index(b"\xff\xc0")
     jpeg[frame + 5 : frame + 9] = struct.pack(">HH", *size)
     gif = b"GIF89a" + struct.pack("<HH", *size) + b"\0\0\0;"
-    for data in (png(*size, 8, 2, b""), bytes(jpeg), gif):
+    avif = [resized_avif(*size)] if "avif" in FORMATS else []
+    for data in (png(*size, 8, 2, b""), bytes(jpeg), gif, *avif):
         assert failure(data).reason is Reason.IMAGE_ZERO_SIZE
 
 
-def test_metadata_bombs_are_refused() -> None:
-    """A compressed text of some KB that unpacks to many MB is not unpacked."""
-    text = b"Comment\0\0" + zlib.compress(b"\0" * 8_000_000)
-    assert failure(png(1, 1, 8, 0, b"\0\0", (b"zTXt", text))).reason is Reason.IMAGE_METADATA_BOMB
+@pytest.mark.parametrize(
+    ("name", "head"), [(b"zTXt", b"Comment\0\0"), (b"iTXt", b"Comment\0\1\0\0\0"), (b"iCCP", b"profile\0\0")]
+)
+def test_metadata_bombs_are_refused(name: bytes, head: bytes) -> None:
+    """Compressed text, or a profile, of some KB that unpacks to many MB is not unpacked."""
+    body = head + zlib.compress(b"\0" * 8_000_000)
+    assert failure(png(1, 1, 8, 0, b"\0\0", (name, body))).reason is Reason.IMAGE_METADATA_BOMB
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_small_and_long_images_can_be_refused(name: str) -> None:
+    """By their shorter side and by their aspect, the bounds themselves being allowed; upright or not."""
+    data = saved(picture(20, 10), **FORMATS[name])
+    assert decode(data, ImageConfig(min_size=10, max_aspect=2)).width == 20
+    assert failure(data, ImageConfig(min_size=11)).reason is Reason.IMAGE_TOO_SMALL
+    assert failure(data, ImageConfig(max_aspect=1.9)).reason is Reason.IMAGE_ASPECT
+    assert failure(saved(picture(10, 20), **FORMATS[name]), ImageConfig(max_aspect=1.9)).reason is Reason.IMAGE_ASPECT
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 100), (100, 1)])
+def test_tracking_pixels_are_left_out_by_default(size: tuple[int, int]) -> None:
+    """A side of one pixel is no picture."""
+    error = failure(saved(Image.new("L", size), "GIF"), ImageConfig())
+    assert (error.reason, error.detail) == (Reason.IMAGE_TOO_SMALL, f"{size[0]}x{size[1]}, a side below 2 pixels")
+
+
+def test_too_little_memory_is_not_taken_for_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where not even the memory for its pixels is to be had, a decoder that fails is not believed to have found damage."""
+    damaged = saved(picture(), **FORMATS["jpeg"])[:300]
+    assert failure(damaged).reason is Reason.IMAGE_TRUNCATED
+    asked = []
+
+    def no_room(_: int, size: int) -> None:
+        asked.append(size)
+        raise OSError("Cannot allocate memory")
+
+    monkeypatch.setattr(mmap, "mmap", no_room)
+    assert failure(damaged).reason is Reason.DECODE_MEMORY
+    assert asked == [8 * 48 * 40]
+
+
+def test_pillow_keeps_its_settings() -> None:
+    """Whatever comes, nothing that other code in this process may rely on is changed."""
+    before = settings_of_pillow()
+    for data in [*bombs().values(), *noisy(), saved(picture(), "PNG")[:200]]:
+        with contextlib.suppress(ItemError):
+            decode(data, EXACT)
+    assert settings_of_pillow() == before
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+def settings_of_pillow() -> dict[str, Any]:
+    modules = (Image, ImageFile, PngImagePlugin, GifImagePlugin, TiffImagePlugin)
+    plain = (bool, int, str, float)
+    return {
+        f"{module.__name__}.{name}": value
+        for module in modules
+        for name, value in vars(module).items()
+        if name.isupper() and (value is None or isinstance(value, plain))
+    }
 
 
 # Warnings

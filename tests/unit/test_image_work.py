@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageOps
 
 from penstock.config import Encode, ImageConfig, Resize
@@ -81,7 +83,7 @@ def test_an_array_comes_with_its_facts() -> None:
         True,
         True,
     )
-    assert facts_of(result) == Facts(32, 32, 90, 60, hashlib.sha256(data).hexdigest(), None)
+    assert facts_of(result) == Facts(32, 32, 90, 60, hashlib.sha256(data).hexdigest(), None, frames=1)
     assert (result.http_status, result.attempts, result.size, result.fetch_seconds) == (200, 2, len(data), 0.5)
     assert result.seconds > 0
 
@@ -186,6 +188,27 @@ def test_the_fast_path_is_near_the_exact_one(size: int, promised: float) -> None
     assert min(ratios) >= promised - 2
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("size", [(1, 65_500), (65_500, 1)])
+def test_a_thread_of_pixels_becomes_a_picture(mode: Resize, size: tuple[int, int]) -> None:
+    """Where nothing is too small, 1 × 65500 is resized and encoded in every mode."""
+    data = saved(Image.new("L", size, 77), "PNG")
+    for exact in (False, True):
+        facts = facts_of(work(data, as_array=False, size=64, resize=mode, min_size=1, exact=exact))
+        expected = {"crop": (64, 64), "stretch": (64, 64), "pad": (64, 64), "none": size}
+        assert (facts.width, facts.height) == expected.get(mode, (1, 64) if size[0] == 1 else (64, 1))
+
+
+@settings(max_examples=40)
+@given(st.integers(1, 400), st.integers(1, 3), st.booleans(), st.sampled_from(MODES), st.integers(1, 70))
+def test_no_side_is_ever_zero(long: int, short: int, upright: bool, mode: Resize, size: int) -> None:
+    """However thin an image is, and however small its result, both have pixels."""
+    data = saved(Image.new("L", (short, long) if upright else (long, short), 77), "BMP")
+    array = pixels(data, size=size, resize=mode, min_size=1)
+    assert min(array.shape) >= 1
+    assert max(array.shape[:2]) == (max(long, short) if mode == "none" else size)
+
+
 def test_the_text_of_an_image_is_kept() -> None:
     """EXIF tags arrive in the facts as JSON."""
     facts = facts_of(work(oriented(photo(40, 30, 1), 6), size=8))
@@ -197,6 +220,21 @@ def test_what_is_no_image_is_an_item_error() -> None:
     with pytest.raises(ItemError) as caught:
         work(b"<html>404</html>")
     assert (caught.value.reason, caught.value.detail) == (Reason.CONTENT_NOT_IMAGE, "html")
+
+
+@pytest.mark.parametrize(
+    ("data", "reason", "detail"),
+    [
+        (b"<html>404</html>", Reason.CONTENT_NOT_IMAGE, "html (the server said image/jpeg)"),
+        (b"8BPS\0\1", Reason.CONTENT_UNSUPPORTED, "psd"),
+    ],
+)
+def test_what_the_server_called_it_is_told(data: bytes, reason: Reason, detail: str) -> None:
+    """Of bytes that are no image, and only of these: elsewhere the type would say nothing."""
+    part = Fetched("image", data, 200, 1, 0.1, server_type="image/jpeg")
+    with pytest.raises(ItemError) as caught:
+        ImageWork(ImageConfig(), as_array=True)(ROW, (part,))
+    assert (caught.value.reason, caught.value.detail) == (reason, detail)
 
 
 def transform_of(returned: Any) -> Result:

@@ -18,12 +18,13 @@ from penstock.sink.disk import check_writable, describe, place, scratch, writing
 @pytest.mark.parametrize(
     ("number", "message"),
     [
-        (errno.ENOSPC, r"No space left on device \(1,000 bytes needed, [\d,]+ free\); make room"),
-        (errno.EDQUOT, "quota exceeded .*make room"),
-        (errno.EROFS, "Read-only file system .*choose another folder"),
-        (errno.EACCES, "Permission denied .*choose another folder"),
+        (errno.ENOSPC, r"No space left on device \(1,000 bytes needed, [\d,]+ free.*\); make room"),
+        (errno.EDQUOT, r"quota exceeded \(1,000 bytes needed.*make room"),
+        (errno.EROFS, r"Read-only file system \(file\); choose another folder"),
+        (errno.EACCES, r"Permission denied \(file\); choose another folder"),
         (errno.EFBIG, "File too large; raise the limit"),
-        (errno.EIO, "Input/output error; the shard was not committed"),
+        (errno.ENOENT, r"No such file or directory \(file\); something has taken it away"),
+        (errno.EIO, r"Input/output error \(file\); check the disk and run again"),
     ],
 )
 def test_every_error_has_a_diagnosis(tmp_path: Path, number: int, message: str) -> None:
@@ -112,3 +113,26 @@ def test_syncfs_that_fails_is_an_error(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(OSError, match="syncfs"):
         place([tmp_path / "tmp" / "00000"], tmp_path)
     assert not (tmp_path / "00000").exists()
+
+
+def test_error_without_a_name(tmp_path: Path) -> None:
+    """What a write or an fsync reports names no file, and neither does the message."""
+    with pytest.raises(OutputError, match="Read-only file system; choose"), writing(tmp_path):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+
+def test_inodes_may_run_out_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No space, and yet bytes are free: then it is the inodes, and the message says so."""
+    system = list(os.statvfs(tmp_path))
+    system[5:8] = [100, 0, 0]  # f_files, f_ffree, f_favail
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(system))
+    with pytest.raises(OutputError, match="no inode"), writing(tmp_path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_rest_of_a_probe_is_swept(tmp_path: Path) -> None:
+    """What a process left that was killed in the middle of its probe goes with the next one."""
+    (tmp_path / ".penstock-probe-abc").mkdir()
+    (tmp_path / ".penstock-probe-abc.moved").touch()
+    check_writable(tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import signal
 import subprocess
@@ -133,6 +135,22 @@ def test_text_that_is_no_unicode_is_replaced(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "s", "run")
     spool.add(0, "a\ud800b", {}, ())
     assert list(spool.metas()) == ["a?b"]
+    spool.close()
+
+
+def test_spool_that_cannot_be_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error is reported once; the descriptor is never closed twice, for it may be another's by then."""
+    spool = Spool(tmp_path / "s", "run")
+
+    def failing(descriptor: int) -> None:
+        really_close(descriptor)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    really_close = os.close
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", failing)
+        with pytest.raises(OSError, match="Input/output"):
+            spool.close()
     spool.close()
 
 

@@ -14,6 +14,7 @@ import ssl
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -22,9 +23,12 @@ from urllib.parse import quote, urlsplit
 import pytest
 import trustme
 
-from penstock.testing.behaviours import SILENCE, Behaviours
+from penstock.testing.answers import End
+from penstock.testing.bad_images import BAD_IMAGES
+from penstock.testing.behaviours import ROBOTS, SILENCE, Behaviours, Robots
 from penstock.testing.images import make_images
-from penstock.testing.server import ImageServer
+from penstock.testing.ports import PORTS
+from penstock.testing.server import ImageServer, _parser
 
 PATIENCE = 10.0
 """Seconds after which a test gives up on the server."""
@@ -321,6 +325,238 @@ def test_replay_breaks_long_silences() -> None:
     assert behaviours.answer(f"/replay/{SILENCE}/0/gone").wait == SILENCE
 
 
+# ---- faults of HTTP: what goes over the wire, at most so many steps of it
+
+PICTURE = bytes(range(256)) * 4
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\n"
+
+
+def _wire(target: str, steps: int = 10_000) -> bytes:
+    answer = Behaviours({"a.jpg": PICTURE}).answer(target)
+    body = (step for step in itertools.islice(answer.body, steps) if isinstance(step, bytes))
+    return answer.head + b"".join(body)
+
+
+@pytest.mark.parametrize(
+    ("target", "wire"),
+    [
+        ("/silent", b""),
+        ("/no-answer", b""),
+        ("/reset-before-head", b""),
+        ("/reset-in-head", b"HTTP/1.1 200 OK\r\nContent-Type: image/j"),
+        ("/garbage", b"SSH-2.0-OpenSSH_9.9\r\n\r\n"),
+        ("/race/a.jpg", HEAD + b"Content-Length: 1024\r\n\r\n" + PICTURE),
+        ("/drip-head/0.1/a.jpg", HEAD + b"Content-Length: 1024\r\n\r\n" + PICTURE),
+        ("/announce/-5", HEAD + b"Content-Length: -5\r\n\r\n"),
+        ("/two-lengths/a.jpg", HEAD + b"Content-Length: 1024\r\nContent-Length: 512\r\n\r\n" + PICTURE),
+        (
+            "/length-and-chunked/a.jpg",
+            HEAD + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n400\r\n" + PICTURE + b"\r\n0\r\n\r\n",
+        ),
+        ("/surplus/a.jpg", HEAD + b"Content-Length: 512\r\n\r\n" + PICTURE),
+        ("/unfinished-chunks/a.jpg", HEAD + b"Transfer-Encoding: chunked\r\n\r\n400\r\n" + PICTURE + b"\r\n"),
+        (
+            "/chunk-extension?size=2",
+            HEAD + b"Transfer-Encoding: chunked\r\n\r\n1;name=xx\r\nx\r\n0\r\n\r\n",
+        ),
+        ("/many-headers?count=2", b"HTTP/1.1 200 OK\r\nX-Flood-0: 0\r\nX-Flood-1: 0\r\n\r\n"),
+        ("/long-header?size=2", b"HTTP/1.1 200 OK\r\nX-Long: xx\r\n\r\n"),
+        ("/claimed/br/a.jpg", HEAD + b"Content-Length: 1024\r\nContent-Encoding: br\r\n\r\n" + PICTURE),
+        ("/header/a.jpg?X-A=b&X-A=c", HEAD + b"Content-Length: 1024\r\nX-A: b\r\nX-A: c\r\n\r\n" + PICTURE),
+        ("/header/a.jpg?content-type=", b"HTTP/1.1 200 OK\r\nContent-Length: 1024\r\n\r\n" + PICTURE),
+    ],
+)
+def test_faults_of_http(target: str, wire: bytes) -> None:
+    """Each of these paths sends exactly what it is there for."""
+    assert _wire(target) == wire
+
+
+@pytest.mark.parametrize(
+    ("target", "end"),
+    [
+        ("/silent", End.HANG),
+        ("/no-answer", End.CLOSE),
+        ("/reset-before-head", End.RESET),
+        ("/race/a.jpg", End.LEAVE),
+        ("/surplus/a.jpg", End.CLOSE),
+        ("/chunked/a.jpg", End.KEEP),
+    ],
+)
+def test_ends_of_faults(target: str, end: End) -> None:
+    """What becomes of the connection is part of the fault."""
+    assert Behaviours({"a.jpg": PICTURE}).answer(target).end is end
+
+
+def test_floods_are_as_large_as_told() -> None:
+    """A hundred thousand header fields, a megabyte in one, fifty cookies."""
+    assert _wire("/many-headers").count(b"\r\n") == 100_002
+    assert len(_wire("/long-header")) > 1_000_000
+    assert _wire("/cookies/50/a.jpg").count(b"\r\nSet-Cookie: name") == 50
+
+
+@pytest.mark.parametrize("target", ["/interim/103", "/endless-chunks", "/endless"])
+def test_some_answers_never_end(target: str) -> None:
+    """However much of it was read, more comes."""
+    assert len(_wire(target, 200)) > len(_wire(target, 100))
+
+
+def test_interim_answers_are_interim() -> None:
+    """Nothing but 1xx comes."""
+    assert set(_wire("/interim/100", 50).split(b"\r\n\r\n")) == {b"HTTP/1.1 100 Continue", b""}
+
+
+def test_codings_are_honest() -> None:
+    """gzip and deflate give the picture back, also twenty times over; an unknown coding hides it; half a stream is half."""
+
+    def body(target: str) -> bytes:
+        return _wire(target).partition(b"\r\n\r\n")[2]
+
+    stacked = body("/stacked/20/a.jpg")
+    for _ in range(20):
+        stacked = gzip.decompress(stacked)
+    assert stacked == zlib.decompress(body("/encoded/deflate/a.jpg")) == PICTURE
+    assert body("/encoded/rot13/a.jpg") == bytes(255 - byte for byte in PICTURE)
+    assert gzip.decompress(zlib.decompress(body("/encoded/gzip,deflate/a.jpg"))) == PICTURE
+    assert b"Content-Encoding: gzip, deflate\r\n" in _wire("/encoded/gzip,deflate/a.jpg")
+    assert body("/gzip/a.jpg").startswith(body("/cut-gzip/a.jpg"))
+
+
+def test_brotli_without_brotli() -> None:
+    """The stream is one block: its length less one in 16 bits, from the fifth bit on, then the picture, then the end."""
+    stream = _wire("/encoded/br/a.jpg").partition(b"\r\n\r\n")[2]
+    assert int.from_bytes(stream[:3], "little") == (len(PICTURE) - 1) << 4 | 1 << 20
+    assert stream[3:] == PICTURE + b"\x03"
+
+
+def test_a_bomb_is_small() -> None:
+    """Of ten million zeros, ten thousand bytes or so go over the wire."""
+    bomb = _wire("/gzip-bomb?size=10000000").partition(b"\r\n\r\n")[2]
+    assert len(bomb) < 12_000
+    assert gzip.decompress(bomb) == bytes(10_000_000)
+
+
+def test_bad_images_are_served(client: http.client.HTTPConnection) -> None:
+    """The files of `bad_images` lie below /bad, with the type of their ending."""
+    answer = _get(client, "/bad/picture.svg")
+    assert (answer.headers["Content-Type"], answer.read()) == ("image/svg+xml", BAD_IMAGES["picture.svg"].data)
+    assert _get(client, "/bad/unknown.jpg").status == 404
+
+
+def test_the_race_is_lost(server: ImageServer) -> None:
+    """A kept connection is closed when its next request comes, without an answer."""
+    with _connect(server) as wire:
+        wire.sendall(b"GET /race/a.jpg HTTP/1.1\r\n\r\n")
+        whole = HALF_OF_A + 10_000
+        assert len(_read(wire, whole)) == whole
+        wire.sendall(b"GET /image/a.jpg HTTP/1.1\r\n\r\n")
+        assert wire.recv(1) == b""
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "text"),
+    [
+        ("none", 404, b"404\n"),
+        ("allow", 200, b"User-agent: *\nAllow: /\n"),
+        ("forbid", 200, b"User-agent: *\nDisallow: /\n"),
+        ("error", 503, b"503\n"),
+        ("redirect", 302, b"302\n"),
+    ],
+)
+def test_robots(kind: Robots, status: int, text: bytes) -> None:
+    """What /robots.txt answers is what the server was told."""
+    wire = Behaviours({}, kind).answer("/robots.txt")
+    assert wire.head.startswith(b"HTTP/1.1 %d " % status)
+    assert b"".join(step for step in wire.body if isinstance(step, bytes)) == text
+
+
+def test_odd_robots() -> None:
+    """One never comes, one forbids behind two megabytes, one has no meaning, and a redirect leads to one that forbids."""
+    forbids = b"User-agent: *\nDisallow: /\n"
+    assert Behaviours({}, "slow").answer("/robots.txt").end is End.HANG
+
+    def text(kind: Robots, target: str) -> bytes:
+        return b"".join(step for step in Behaviours({}, kind).answer(target).body if isinstance(step, bytes))
+
+    huge, garbage = text("huge", "/robots.txt"), text("garbage", "/robots.txt")
+    assert huge.endswith(forbids)
+    assert huge.index(forbids) > 10**6
+    assert len(garbage) == 10_000
+    assert text("redirect", "/robots.txt?moved=1") == forbids
+
+
+def test_every_robots_is_an_option(capsys: pytest.CaptureFixture[str]) -> None:
+    """The command line takes each kind, and no other."""
+    for kind in ROBOTS:
+        assert _parser().parse_args(["--robots", kind]).robots == kind
+    with pytest.raises(SystemExit):
+        _parser().parse_args(["--robots", "maybe"])
+    assert "maybe" in capsys.readouterr().err
+
+
+def test_robots_are_counted_apart(corpus: Path) -> None:
+    """Requests of robots.txt are in no count of requests, and have one of their own."""
+    with ImageServer(corpus=corpus, robots="forbid") as server:
+        client = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=PATIENCE)
+        assert _get(client, "/robots.txt").read() == b"User-agent: *\nDisallow: /\n"
+        _get(client, "/image/a.jpg").read()
+        client.close()
+        statistics = server.statistics()
+    assert (statistics.requests, statistics.robots_requests, statistics.requests_open) == (1, 1, 0)
+    assert set(statistics.by_prefix) == {"image"}
+
+
+# ---- ports
+
+
+def _reach(url: str, timeout: float = PATIENCE) -> socket.socket:
+    parts = urlsplit(url)
+    return socket.create_connection((parts.hostname, parts.port), timeout=timeout)
+
+
+def test_ports_have_urls(server: ImageServer) -> None:
+    """Each port has its URL and its number; without TLS the plain one is the server itself."""
+    urls = [getattr(server, f"{name}_url") for name in PORTS]
+    assert len(set(urls)) == len(PORTS)
+    assert [urlsplit(url).scheme for url in urls] == list(PORTS.values())
+    assert server.plain_url == server.url
+
+
+def test_refused(server: ImageServer) -> None:
+    """Nobody listens there."""
+    with pytest.raises(ConnectionRefusedError):
+        _reach(server.refused_url)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a full queue refuses, or takes more than it was told")
+def test_blackhole(server: ImageServer) -> None:
+    """Nothing comes back, at the first attempt and at later ones."""
+    for _ in range(2):
+        with pytest.raises(TimeoutError):
+            _reach(server.blackhole_url, timeout=0.1)
+
+
+def test_silent(server: ImageServer) -> None:
+    """It takes what it is sent, and says nothing."""
+    with _reach(server.silent_url) as wire:
+        wire.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        wire.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            wire.recv(1)
+
+
+def test_reset_at_once(server: ImageServer) -> None:
+    """The connection is there, and torn down."""
+    with pytest.raises(ConnectionResetError), _reach(server.reset_url) as wire:
+        wire.recv(1)
+
+
+def test_plain_on_tls(server: ImageServer) -> None:
+    """A handshake gets an answer in HTTP."""
+    with _reach(server.plain_on_tls_url) as wire:
+        wire.sendall(b"\x16\x03\x01")
+        assert _read_all(wire).startswith(b"HTTP/1.1 400 ")
+
+
 def _wait_for_no_requests(server: ImageServer) -> None:
     deadline = time.monotonic() + PATIENCE
     while server.statistics().requests_open:
@@ -367,6 +603,10 @@ def test_what_is_no_image(client: http.client.HTTPConnection) -> None:
         ("/replay/0.1/a.jpg", 400),
         ("/replay/0.1/fast/a.jpg", 400),
         ("/status/103", 400),
+        ("/interim/200", 400),
+        ("/many-headers?count=-1", 400),
+        ("/stacked/x/a.jpg", 400),
+        ("/encoded/gzip/unknown.jpg", 404),
         ("/status/-1", 400),
         ("/big?size=many", 400),
     ],
@@ -449,6 +689,9 @@ def test_tls(corpus: Path, tmp_path: Path) -> None:
         assert _get(client, "/image/a.jpg").read() == _bytes_of("a.jpg")
         client.close()
         assert server.statistics().by_prefix == {"image": 1}
+        plain = http.client.HTTPConnection(urlsplit(server.plain_url).netloc, timeout=PATIENCE)
+        assert _get(plain, "/image/a.jpg").read() == _bytes_of("a.jpg")
+        plain.close()
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
@@ -12,11 +14,12 @@ import numpy as np
 import pytest
 
 from penstock.config import OutputConfig
-from penstock.errors import SourceError
+from penstock.errors import OutputError, SourceError
+from penstock.folder import read_ledger
 from penstock.records import Kind, Outcome, Reason, Request, Row, Sample, Settled, ShardFile, ShardReport
 from penstock.sink.disk import describe
 from penstock.sink.shards import ShardStore
-from penstock.verifying import verify
+from penstock.verifying import shard_problems, verify
 
 FORMATS = ("webdataset", "parquet", "files", "arrays")
 MAIN = {"webdataset": "00000.tar", "parquet": "00000.parquet", "files": "00000/", "arrays": "00000.npy"}
@@ -159,3 +162,30 @@ def test_no_run(tmp_path: Path) -> None:
     """A folder without a journal is a SourceError."""
     with pytest.raises(SourceError, match="not the output of a run"):
         verify(tmp_path)
+
+
+@pytest.mark.parametrize("damage", [lose, cut, flip])
+def test_problems_of_one_shard(folder: Path, sink: str, damage: Callable[[Path], None]) -> None:
+    """A shard's files are compared with its line, and nobody else's."""
+    first, second = read_ledger(folder).shards.values()
+    damage(folder / MAIN[sink])
+    assert [problem.file for problem in shard_problems(folder, first)] == [MAIN[sink]]
+    assert shard_problems(folder, second) == []
+
+
+@pytest.mark.parametrize(("number", "lost"), [(errno.EIO, True), (errno.EACCES, False), (errno.EMFILE, False)])
+def test_only_a_disk_that_lost_it_damages_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, lost: bool
+) -> None:
+    """A file that may not or cannot be read just now is not given up."""
+    report = commit(tmp_path, "parquet", 0, [0, 1])
+
+    def failing(_: Path) -> ShardFile:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("penstock.verifying.describe", failing)
+    if lost:
+        assert {problem.file for problem in shard_problems(tmp_path, report)} == {"00000.parquet", "00000_stats.json"}
+    else:
+        with pytest.raises(OutputError, match="cannot check the shards of"):
+            shard_problems(tmp_path, report)

@@ -25,6 +25,11 @@ class FetchingWork:
         self._work = work
         self._own = threading.local()
 
+    @property
+    def silent(self) -> bool:
+        """As the work is."""
+        return getattr(self._work, "silent", False)
+
     def __getstate__(self) -> tuple[FetchConfig, Work]:
         return (self._config, self._work)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import faulthandler
 import os
 import pickle
 import resource
@@ -79,6 +80,8 @@ def _load(channel: Channel, stderr: int) -> Work | None:
     if memory is not None and sys.platform == "linux":  # elsewhere the limit is accepted and not kept
         _bound_memory(memory)
     sys.stderr.flush()
+    if getattr(work, "silent", False) and not faulthandler.is_enabled():
+        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), stderr, inheritable=False)
     os.dup2(stderr, 1)
     os.dup2(stderr, 2)
     os.close(stderr)

@@ -11,6 +11,7 @@ straggler. Committing happens on a thread of its own: fsync and the writing of a
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -95,8 +96,9 @@ class Filling:
     ) -> None:
         """Wait for the commit under way (without an error, for all) and close the spools, which a later run takes over."""
         self._committer.shutdown(wait=True, cancel_futures=error is not None)
-        for shard in (*self._shards.values(), *(shard for _, shard in self._commits)):
-            shard.open.close()
+        with contextlib.ExitStack() as stack:  # all of them, whatever closing one of them raises
+            for shard in (*self._shards.values(), *(shard for _, shard in self._commits)):
+                stack.callback(shard.open.close)
 
     def feed(self, placed: Iterable[Placed]) -> Iterator[Row]:
         """The rows that are to be settled, opening and sealing shards on the way.
@@ -162,9 +164,11 @@ class Filling:
         shard = self._shards[number]
         if not shard.sealed or shard.pending:
             return
-        del self._shards[number]
-        self._reap(keep=MAX_COMMITS_WAITING)
+        self._reap(
+            keep=MAX_COMMITS_WAITING
+        )  # may raise: until then the shard is among those that are closed at the end
         self._commits.append((self._committer.submit(self._commit, number, shard), shard))
+        del self._shards[number]
 
     def _commit(self, number: int, shard: _Shard) -> None:
         report = shard.open.commit(shard.rows)

@@ -239,6 +239,7 @@ class AsyncFetcher:
             answer = attempt.failure(error)
         finally:
             del self._attempts[task]
+            attempt.disown_closed()
         try:
             self._hand_out(self._dispatch.ended(attempt.job, answer, time.monotonic()))
         except Exception as error:  # noqa: BLE001 - nobody awaits the task
@@ -270,8 +271,8 @@ class _Attempt:
         self.watch = watch
         self.verdict: Reason | None = None
         """Why it is being cancelled, if it is."""
-        self.sockets: list[socket.socket] = []
-        """Opened for it; none if it goes over a connection that was kept."""
+        self.sockets: dict[socket.socket, int] = {}
+        """Opened for it, with their inodes; none if it goes over a connection that was kept."""
         self.refusal: OSError | None = None
         """Of the system, to open another socket. What becomes of it inside aiohttp depends on the other addresses."""
         self._web = web
@@ -293,11 +294,21 @@ class _Attempt:
 
     def failure(self, error: Exception) -> ItemError:
         """What the exception means, with what is known here of how far the attempt came."""
-        ipv6 = bool(self.sockets) and self.sockets[-1].family == socket.AF_INET6
+        ipv6 = bool(self.sockets) and next(reversed(self.sockets)).family == socket.AF_INET6
         failure = translate_error(self.refusal or error, self.watch.stage, ipv6=ipv6)
         failure.http_status = failure.http_status or self._status
         failure.size = failure.size or self._received
         return failure
+
+    def disown_closed(self) -> None:
+        """Have no socket close a descriptor that is somebody else's by now.
+
+        When a connection breaks while uvloop takes a socket over (seen in 0.23), it closes the descriptor and leaves its
+        number with the socket object, which would close it a second time: a spool's, another connection's.
+        """
+        for opened, inode in self.sockets.items():
+            if opened.fileno() >= 0 and not _is_inode(opened.fileno(), inode):
+                opened.detach()
 
     async def fetch(self) -> Body | Target:
         """The body, or where else it is to be had.
@@ -445,7 +456,7 @@ def _open_session(config: FetchConfig, resolver: Resolver, ssl_context: ssl.SSLC
             attempt.refusal = error
             raise
         attempt.refusal = None
-        attempt.sockets.append(opened)
+        attempt.sockets[opened] = os.fstat(opened.fileno()).st_ino
         return opened
 
     connector = _Connector(
@@ -470,6 +481,13 @@ def _broke_off(response: aiohttp.ClientResponse) -> bool:
     """Whether the connection ended by an error: for one inside a body, aiohttp tells that only here."""
     protocol = response.connection.protocol if response.connection is not None else None
     return protocol is not None and isinstance(protocol.exception(), aiohttp.ClientOSError)
+
+
+def _is_inode(descriptor: int, inode: int) -> bool:
+    try:
+        return os.fstat(descriptor).st_ino == inode
+    except OSError:
+        return False
 
 
 def _is_connected(opened: socket.socket) -> bool:

@@ -4,6 +4,11 @@ The plugin of Pillow is chosen by the file's magic number and called directly, n
 reasons: no other plugin ever sees the bytes; Pillow's check for decompression bombs, which warns and depends on a
 global, gives way to ``max_pixels``; and the plugin's own error says more than "cannot identify image file".
 
+What would take minutes or gigabytes is refused by the header or the structure of the file, before anything is allocated
+(see `penstock.image.bombs` for the structure). No global setting of Pillow is changed: ``LOAD_TRUNCATED_IMAGES`` is for the
+whole process, and would skip checksums, too. libjpeg's warnings about damaged data do not come through Pillow, so that a
+JPEG with some flipped bits is decoded as far as libjpeg can, and counts as an image.
+
 The fast path lets libjpeg scale by 1/2, 1/4 or 1/8 while it decodes, which it does for a fraction of the cost. The odd
 eighths have no SIMD code and cost as much as the full size.
 """
@@ -11,6 +16,7 @@ eighths have no SIMD code and cost as much as the full size.
 from __future__ import annotations
 
 import io
+import mmap
 import re
 import threading
 import warnings
@@ -30,7 +36,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from penstock.config import ImageConfig
 from penstock.errors import ItemError
-from penstock.image import exif, sniff
+from penstock.image import bombs, exif, frames, sniff
 from penstock.image.resize import OVERSAMPLING, SIDEWAYS, plan
 from penstock.records import Reason
 
@@ -64,6 +70,9 @@ _OPENERS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
     **({"webp": WebPImageFile} if features.check("webp") else {}),
 }
 
+_BYTES_PER_PIXEL = 8
+"""What the decoders need at least beside the image itself: two canvases of a WebP, the coefficients of a JPEG."""
+
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -91,6 +100,8 @@ class Decoded:
     """What is still to be done to make the image upright; always None in exact mode."""
     exif: str | None = None
     """EXIF tags as a JSON object, if there are any."""
+    frames: int = 1
+    """Of the file; see `penstock.image.frames.count`."""
 
 
 def decode(data: bytes | memoryview, config: ImageConfig) -> Decoded:
@@ -114,14 +125,17 @@ def decode(data: bytes | memoryview, config: ImageConfig) -> Decoded:
 
 def _decode(data: bytes, config: ImageConfig) -> Decoded:
     kind = _kind(data)
-    stated = sniff.size_of(data, kind) if kind != "jpeg" else None  # Pillow's JPEG plugin allocates nothing
+    bombs.refuse(data, kind)
+    stated = sniff.size_of(data, kind)
     if stated is not None:
-        _check_pixels(stated, config.max_pixels)
-    with _diagnosed(data, kind):
+        _check_size(stated, config)
+    with _diagnosed(data, kind, stated):
         file = _OPENERS[kind](io.BytesIO(data))
-        _check_pixels(file.size, config.max_pixels)
-        width, height = file.size
+    width, height = size = file.size
+    _check_size(size, config)
+    with _diagnosed(data, kind, size):
         tags = _tags(file, data)
+        count = frames.count(file, data)
         transpose = _TRANSPOSE.get(_orientation(file, tags))
         scale = 1
         if isinstance(file, JpegImageFile):
@@ -133,7 +147,8 @@ def _decode(data: bytes, config: ImageConfig) -> Decoded:
         image = image.transpose(transpose)
     if transpose in SIDEWAYS:
         width, height = height, width
-    return Decoded(image, width, height, scale, transpose=None if config.exact else transpose, exif=exif.as_json(tags))
+    left = None if config.exact else transpose
+    return Decoded(image, width, height, scale, left, exif.as_json(tags), count)
 
 
 def _kind(data: bytes) -> str:
@@ -144,14 +159,21 @@ def _kind(data: bytes) -> str:
     raise ItemError(Reason.CONTENT_UNSUPPORTED if kind in sniff.IMAGES else Reason.CONTENT_NOT_IMAGE, kind)
 
 
-def _check_pixels(size: tuple[int, int], limit: int) -> None:
-    if size[0] * size[1] > limit:
-        raise ItemError(Reason.IMAGE_TOO_MANY_PIXELS, f"{size[0]}x{size[1]}, more than {limit} pixels")
+def _check_size(size: tuple[int, int], config: ImageConfig) -> None:
+    shown, pixels = f"{size[0]}x{size[1]}", size[0] * size[1]
+    if pixels == 0:
+        raise ItemError(Reason.IMAGE_ZERO_SIZE, shown)
+    if pixels > config.max_pixels:
+        raise ItemError(Reason.IMAGE_TOO_MANY_PIXELS, f"{shown}, more than {config.max_pixels} pixels")
+    if min(size) < config.min_size:
+        raise ItemError(Reason.IMAGE_TOO_SMALL, f"{shown}, a side below {config.min_size} pixels")
+    if config.max_aspect is not None and max(size) > config.max_aspect * min(size):
+        raise ItemError(Reason.IMAGE_ASPECT, f"{shown}, longer than {config.max_aspect:g} times its width or height")
 
 
 @contextmanager
-def _diagnosed(data: bytes, kind: str) -> Iterator[None]:
-    """Turns whatever a decoder raises into the reason that it stands for."""
+def _diagnosed(data: bytes, kind: str, size: tuple[int, int] | None) -> Iterator[None]:
+    """Turns whatever a decoder raises into the reason that it stands for; `size` is that of the image, if known."""
     try:
         yield
     except (ItemError, Warning):
@@ -159,23 +181,34 @@ def _diagnosed(data: bytes, kind: str) -> Iterator[None]:
     except MemoryError as error:
         raise ItemError(Reason.DECODE_MEMORY, kind) from error
     except Exception as error:  # decoders raise struct.error, KeyError, ZeroDivisionError, RecursionError ...
-        raise ItemError(_reason(error, data, kind), f"{kind}: {type(error).__name__}: {error}") from error
+        reason = _reason(error, data, kind, size)
+        raise ItemError(reason, f"{kind}: {type(error).__name__}: {error}") from error
 
 
-def _reason(error: Exception, data: bytes, kind: str) -> Reason:
+def _reason(error: Exception, data: bytes, kind: str, size: tuple[int, int] | None) -> Reason:
     message = str(error).lower()
     if isinstance(error, Image.DecompressionBombError):
         return Reason.IMAGE_TOO_MANY_PIXELS
-    if "out of memory" in message:
-        return Reason.DECODE_MEMORY
     if "max_text_chunk" in message or "max_text_memory" in message:
         return Reason.IMAGE_METADATA_BOMB
-    size = sniff.size_of(data, kind)
-    if size is not None and min(size) == 0:
-        return Reason.IMAGE_ZERO_SIZE
+    if "out of memory" in message or "decoder error -9" in message or not _room_for(size):
+        return Reason.DECODE_MEMORY
     if "truncated" in message or sniff.is_cut(data, kind):
         return Reason.IMAGE_TRUNCATED
     return Reason.IMAGE_CORRUPT
+
+
+def _room_for(size: tuple[int, int] | None) -> bool:
+    """Whether there is still as much memory as decoding an image of that size takes; asking for it takes none.
+
+    Under a limit, libjpeg (progressive), libwebp and dav1d fail with the words that they have for damaged data.
+    """
+    pixels = size[0] * size[1] if size is not None else 0
+    try:
+        mmap.mmap(-1, max(pixels * _BYTES_PER_PIXEL, mmap.PAGESIZE)).close()
+    except OSError:
+        return False
+    return True
 
 
 def _tags(file: ImageFile.ImageFile, data: bytes) -> exif.Tags:

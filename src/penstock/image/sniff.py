@@ -1,13 +1,25 @@
 """What kind of file some bytes are, judged by the bytes alone: servers' content types and names are too often wrong.
 
-Everything here reads headers only, allocates nothing and never raises.
+Everything here reads headers only, allocates next to nothing and never raises.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import struct
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable
+
+from penstock.image.structure import (
+    END_OF_IMAGE,
+    FRAME_HEADERS,
+    START_OF_SCAN,
+    GifWalk,
+    TiffWalk,
+    jpeg_segments,
+    png_chunks,
+)
 
 __all__ = ["IMAGES", "is_cut", "kind_of", "size_of"]
 
@@ -103,6 +115,12 @@ _BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
 """Sizes of the header that follows a BMP file's first 14 bytes: two letters alone are a weak sign."""
 
 
+_ISPE = re.compile(rb"ispe\0{4}(.{8})", re.DOTALL)
+"""The property of an AVIF item that is its width and height."""
+_ISPE_WITHIN = 2**16
+"""Bytes of a file among which it is looked for."""
+
+
 def kind_of(data: bytes) -> str:
     r"""A short name such as ``jpeg``, ``svg``, ``html``, ``text``, ``empty``; ``unknown`` if nothing fits.
 
@@ -111,7 +129,7 @@ def kind_of(data: bytes) -> str:
     """
     for magic, kind in _MAGIC:
         if data.startswith(magic):
-            return kind
+            return _gzip_kind(data) if kind == "gzip" else kind
     if data.startswith(b"RIFF"):
         return {b"WEBP": "webp", b"AVI ": "avi", b"WAVE": "wav"}.get(data[8:12], "riff")
     if data[4:8] == b"ftyp":
@@ -132,6 +150,15 @@ def _iso_kind(data: bytes) -> str:
     return "heic" if brands[:4] in (b"mif1", b"msf1") else "mp4"
 
 
+def _gzip_kind(data: bytes) -> str:
+    """SVG is served compressed, too; 1 KiB at most is unpacked to see it."""
+    try:
+        head = zlib.decompressobj(wbits=31).decompress(data[:1024], 1024)
+    except zlib.error:
+        return "gzip"
+    return "svg" if _text_kind(head) == "svg" else "gzip"
+
+
 def _text_kind(head: bytes) -> str:
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if not text:
@@ -147,10 +174,7 @@ def _is_text(head: bytes) -> bool:
 
 
 def size_of(data: bytes, kind: str) -> tuple[int, int] | None:
-    """Width and height by the file's header, in pixels; None where the header is cut, or of another kind.
-
-    Not for TIFF and AVIF: their sizes are too deep inside.
-    """
+    """Width and height by the file's header, in pixels; None where the header is cut, or of another kind."""
     try:
         return _SIZES[kind](data) if kind in _SIZES else None
     except struct.error:
@@ -163,8 +187,10 @@ def _png_size(data: bytes) -> tuple[int, int]:
 
 
 def _gif_size(data: bytes) -> tuple[int, int]:
+    """Of the screen, and of the first frame where that is larger: decoders extend the screen to it."""
     width, height = struct.unpack_from("<HH", data, 6)
-    return width, height
+    right, bottom = next(GifWalk(data).frames(), (0, 0))
+    return max(width, right), max(height, bottom)
 
 
 def _bmp_size(data: bytes) -> tuple[int, int]:
@@ -186,31 +212,35 @@ def _webp_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int] | None:
-    for marker, start in _jpeg_segments(data):
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # the frame headers, SOF0 to SOF15
+    for marker, start in jpeg_segments(data):
+        if marker in FRAME_HEADERS:
             height, width = struct.unpack_from(">HH", data, start + 5)
             return width, height
     return None
 
 
-_SIZES = {"png": _png_size, "gif": _gif_size, "bmp": _bmp_size, "webp": _webp_size, "jpeg": _jpeg_size}
+def _avif_size(data: bytes) -> tuple[int, int] | None:
+    """The largest one of those that it names: the others are of thumbnails, tiles and the like."""
+    sizes = [struct.unpack(">II", found[1]) for found in _ISPE.finditer(data, 0, _ISPE_WITHIN)]
+    return max(sizes, key=math.prod, default=None)
 
 
-def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
-    """Marker and position of the segments up to the first scan; the positions are those of the markers."""
-    position = 2
-    while position + 4 <= len(data):
-        if data[position] != 0xFF or data[position + 1] == 0xFF:  # junk, or padding
-            position = data.find(b"\xff", position + 1)
-            if position < 0:
-                return
-            continue
-        marker = data[position + 1]
-        yield marker, position
-        if marker == 0xDA:
-            return
-        standalone = marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8
-        position += 2 if standalone else 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+def _tiff_size(data: bytes) -> tuple[int, int] | None:
+    walk = TiffWalk(data)
+    table = next(walk.tables(), None)
+    sides = {entry.tag: entry.value for entry in walk.entries(*table)} if table else {}
+    return (sides[256], sides[257]) if sides.keys() >= {256, 257} else None
+
+
+_SIZES: dict[str, Callable[[bytes], tuple[int, int] | None]] = {
+    "avif": _avif_size,
+    "bmp": _bmp_size,
+    "gif": _gif_size,
+    "jpeg": _jpeg_size,
+    "png": _png_size,
+    "tiff": _tiff_size,
+    "webp": _webp_size,
+}
 
 
 def is_cut(data: bytes, kind: str) -> bool:
@@ -220,21 +250,16 @@ def is_cut(data: bytes, kind: str) -> bool:
 
 def _jpeg_cut(data: bytes) -> bool:
     """No end marker after the start of the first scan: one before that belongs to a thumbnail."""
-    scan = next((start for marker, start in _jpeg_segments(data) if marker == 0xDA), len(data))
-    return data.find(b"\xff\xd9", scan) < 0
+    scan = next((start for marker, start in jpeg_segments(data) if marker == START_OF_SCAN), len(data))
+    return data.find(bytes([0xFF, END_OF_IMAGE]), scan) < 0
 
 
 def _png_cut(data: bytes) -> bool:
     """A chunk that goes past the end, or no IEND."""
-    position = 8
-    while position + 8 <= len(data):
-        name = data[position + 4 : position + 8]
-        position += 12 + int.from_bytes(data[position : position + 4], "big")
-        if name == b"IEND":
-            break
-    else:
-        return True
-    return position > len(data)
+    name, end = b"", 0
+    for name, end in png_chunks(data):  # noqa: B007 - the last one is what counts
+        pass
+    return name != b"IEND" or end > len(data)
 
 
 def _iso_cut(data: bytes) -> bool:

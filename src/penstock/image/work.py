@@ -16,11 +16,11 @@ import traceback
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeGuard, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeGuard, cast
 
 from penstock.config import ImageConfig
 from penstock.errors import ConfigError, ItemError
-from penstock.image.decode import decode
+from penstock.image.decode import Decoded, decode
 from penstock.image.encode import encode
 from penstock.image.resize import apply, plan
 from penstock.records import Facts, Fetched, Reason, Result, Row, Sample, Value
@@ -45,6 +45,8 @@ class ImageWork:
 
     config: ImageConfig
     as_array: bool
+    silent: ClassVar[bool] = True
+    """In a worker process it prints nothing: libtiff has a line for each damaged file."""
 
     def __call__(self, row: Row, fetched: tuple[Fetched, ...]) -> Result:  # noqa: ARG002 - the protocol has a row
         """The result for one row.
@@ -54,7 +56,7 @@ class ImageWork:
         """
         started = time.perf_counter()
         config, data = self.config, fetched[0].data
-        decoded = decode(data, config)
+        decoded = _decoded(fetched[0], config)
         geometry = plan(decoded.width, decoded.height, config.size, config.resize).reduced(decoded.scale)
         image = apply(decoded.image, geometry, exact=config.exact, transpose=decoded.transpose)
         facts = Facts(
@@ -64,6 +66,7 @@ class ImageWork:
             original_height=decoded.height,
             sha256=hashlib.sha256(data).hexdigest(),
             exif=decoded.exif,
+            frames=decoded.frames,
         )
         parts: dict[str, Value]
         if self.as_array:
@@ -73,6 +76,16 @@ class ImageWork:
         else:
             parts = {config.encode: encode(image, config.encode, config.quality)}
         return Result.of(Sample(parts, facts), fetched, time.perf_counter() - started)
+
+
+def _decoded(fetched: Fetched, config: ImageConfig) -> Decoded:
+    """The image; where the bytes are none, the error tells what the server had called them."""
+    try:
+        return decode(fetched.data, config)
+    except ItemError as error:
+        if error.reason is Reason.CONTENT_NOT_IMAGE and fetched.server_type:
+            raise ItemError(error.reason, f"{error.detail} (the server said {fetched.server_type})") from error
+        raise
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,7 @@ def _diagnosis(error: OSError, folder: Path, needed: int) -> str:
     if error.errno in _GONE:
         return f"{cause}{named}; something has taken it away while the run was at work; run again"
     # EIO and what a failing fsync reports: the pages may be gone, so nothing is tried twice and nothing is committed
-    return f"{cause}{named}; check the disk and run again: it goes on from the last shard that was committed"
+    return f"{cause}{named}; check the disk and run again: what was not committed is done again"
 
 
 def _room(folder: Path) -> str:

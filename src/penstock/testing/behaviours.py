@@ -10,23 +10,24 @@ path                                    answer
 ``/short/<name>``                       a body shorter than its Content-Length, then the end of the connection
 ``/stall/<name>``                       half of the body, then silence
 ``/reset/<name>``                       half of the body, then a reset of the connection
-``/chunked/<name>``                     the picture in chunks, without Content-Length
-``/gzip/<name>``                        the picture with Content-Encoding gzip, asked for or not
 ``/slow/<seconds>/<name>``              the picture, after a wait before the head
 ``/drip/<bytes per second>/<name>``     the picture, slowly
 ``/replay/<seconds>/<rate>/<name>``     the picture after a wait before the head, its body evenly at so many bytes per
                                         second (0: at once); of an unknown picture 404, after the same wait
-``/flaky/<n>/<name>?id=<id>``           503 for the first n requests with this name and id, then the picture
+``/flaky/<n>/<name>?id=<id>``           503 for the first n requests with this name and id, then the picture;
+                                        ``&status=<code>&retry_after=<text>`` for another answer than 503
 ``/redirect/<n>/<name>``                n redirects, then the picture
-``/redirect-to?url=<url>``              a redirect to anywhere
 ``/status/<code>?retry_after=<text>``   that status; the query is optional
 ``/big?size=<n>``                       announces n bytes and sends them
 ``/endless``                            a body that never ends, without Content-Length
 ``/empty``, ``/html``                   200 without a body; 200 with a page
 ``/text/<text>``                        the text, in UTF-8
+``/bad/<name>``                         a file of `penstock.testing.bad_images`
+``/robots.txt``                         what the server was told to answer, one of `ROBOTS`
 ======================================  ===========================================================================
 
-Any other path, and any unknown picture: 404. A number that is none: 400.
+The paths of `penstock.testing.http_faults` are answered too. Any other path, and any unknown picture: 404. A number that
+is none: 400.
 
 Clients give up on a server that is silent for too long, so ``/replay`` breaks a wait longer than `SILENCE`: by a redirect
 to itself with what is left of the wait.
@@ -34,28 +35,40 @@ to itself with what is left of the wait.
 
 from __future__ import annotations
 
-import enum
-import gzip
 import http
 import itertools
 import math
-import re
+import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
-from urllib.parse import parse_qs, quote, unquote
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Literal, get_args
+from urllib.parse import parse_qsl, quote, unquote
 
-__all__ = ["SILENCE", "Answer", "Behaviours", "End", "Step", "whole"]
+from penstock.testing.answers import (
+    CHUNK,
+    RESET_DELAY,
+    Answer,
+    Ask,
+    Behaviour,
+    End,
+    Picture,
+    Step,
+    head,
+    image,
+    number,
+    of_argument,
+    of_ask,
+    of_picture,
+    pieces,
+    politely,
+    redirect,
+    short_text,
+    whole,
+)
+from penstock.testing.http_faults import HTTP_FAULTS
 
-Step = bytes | float
-"""Of a body: bytes to send, or seconds to wait."""
-
-CHUNK = bytes(2**16)
-"""What bodies without meaning are made of."""
-
-RESET_DELAY = 0.05
-"""Seconds between the last bytes and the reset, so that the client has read them when the reset arrives."""
+__all__ = ["ROBOTS", "SILENCE", "Behaviours", "Robots"]
 
 DRIP_INTERVAL = 0.1
 """Seconds between two drops, unless a drop would be less than a byte."""
@@ -70,145 +83,49 @@ AT_ONCE = 0.005
 SILENCE = 8.0
 """Seconds that ``/replay`` keeps a client waiting for a head; Penstock's own fetchers give up after 10."""
 
-_TYPES = {
-    ".avif": "image/avif",
-    ".bmp": "image/bmp",
-    ".gif": "image/gif",
-    ".jpeg": "image/jpeg",
-    ".jpg": "image/jpeg",
-    ".png": "image/png",
-    ".tif": "image/tiff",
-    ".tiff": "image/tiff",
-    ".webp": "image/webp",
-}
-_BODILESS = (http.HTTPStatus.NO_CONTENT, http.HTTPStatus.NOT_MODIFIED)
+Robots = Literal["none", "allow", "forbid", "error", "slow", "huge", "garbage", "redirect"]
+
+ROBOTS: tuple[Robots, ...] = get_args(Robots)
+"""What ``/robots.txt`` can answer: 404; that all is allowed; that nothing is; 503; no answer; two megabytes of which only
+the last line forbids everything; bytes without meaning; a redirect to another that forbids everything."""
+
+_ALLOW = "User-agent: *\nAllow: /\n"
+_FORBID = "User-agent: *\nDisallow: /\n"
 _PAGE = b"<!doctype html><title>Not here</title><p>This picture is no longer available.\n"
 
 
-class End(enum.Enum):
-    """What becomes of the connection after the body."""
-
-    KEEP = "keep"
-    """It waits for the next request."""
-    CLOSE = "close"
-    """It is closed in good order."""
-    RESET = "reset"
-    """It is torn down: the client sees ECONNRESET."""
-    HANG = "hang"
-    """Nothing more happens until the client gives up."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One response, ready to be played."""
-
-    head: bytes
-    """Status line and header fields, with the empty line at their end."""
-    body: Iterable[Step] = ()
-    end: End = End.KEEP
-    wait: float = 0.0
-    """Seconds before the head."""
-
-    def headers_only(self) -> Answer:
-        """The answer to HEAD."""
-        return Answer(self.head, (), End.KEEP if self.end is End.KEEP else End.CLOSE, self.wait)
-
-
-@dataclass(frozen=True, slots=True)
-class _Picture:
-    name: str
-    data: bytes
-
-    @property
-    def content_type(self) -> str:
-        return _TYPES.get(PurePosixPath(self.name).suffix.lower(), "application/octet-stream")
-
-    @property
-    def half(self) -> bytes:
-        return self.data[: len(self.data) // 2]
-
-
-@dataclass(frozen=True, slots=True)
-class _Ask:
-    """The target of a request, without its first segment."""
-
-    rest: str
-    query: Mapping[str, str]
-
-
-def _head(status: int, **fields: str | int) -> bytes:
-    """Status line and header fields; ``Content_Type=`` becomes ``Content-Type:``."""
-    try:
-        phrase = http.HTTPStatus(status).phrase
-    except ValueError:
-        phrase = "Unknown"
-    lines = [f"HTTP/1.1 {status} {phrase}", *(f"{name.replace('_', '-')}: {text}" for name, text in fields.items())]
-    return "\r\n".join([*lines, "", ""]).encode()
-
-
-def whole(status: int, content_type: str, data: bytes, **fields: str | int) -> Answer:
-    """An honest answer: `data` and its length."""
-    head = _head(status, Content_Type=content_type, Content_Length=len(data), **fields)
-    return Answer(head, (data,) if data else ())
-
-
-def _short_text(status: int, **fields: str | int) -> Answer:
-    if status in _BODILESS:
-        return Answer(_head(status, **fields))
-    return whole(status, "text/plain", f"{status}\n".encode(), **fields)
-
-
-def _redirect(location: str) -> Answer:
-    # A location is sent as it was asked for, line breaks and all: what clients make of bad ones is worth testing.
-    return _short_text(http.HTTPStatus.FOUND, Location=location)
-
-
-def _image(picture: _Picture) -> Answer:
-    return whole(200, picture.content_type, picture.data)
-
-
-def _truncated(picture: _Picture) -> Answer:
+def _truncated(picture: Picture) -> Answer:
     return whole(200, picture.content_type, picture.half)
 
 
-def _half(picture: _Picture, end: End, *further: Step) -> Answer:
-    head = _head(200, Content_Type=picture.content_type, Content_Length=len(picture.data))
-    return Answer(head, (picture.half, *further), end)
+def _half(picture: Picture, end: End, *further: Step) -> Answer:
+    top = head(200, Content_Type=picture.content_type, Content_Length=len(picture.data))
+    return Answer(top, (picture.half, *further), end)
 
 
-def _short(picture: _Picture) -> Answer:
+def _short(picture: Picture) -> Answer:
     return _half(picture, End.CLOSE)
 
 
-def _stall(picture: _Picture) -> Answer:
+def _stall(picture: Picture) -> Answer:
     return _half(picture, End.HANG)
 
 
-def _reset(picture: _Picture) -> Answer:
+def _reset(picture: Picture) -> Answer:
     return _half(picture, End.RESET, RESET_DELAY)
 
 
-def _pieces(data: bytes, size: int) -> Iterator[bytes]:
-    return (data[start : start + size] for start in range(0, len(data), size))
+def _slow(seconds: str, picture: Picture) -> Answer:
+    return replace(image(picture), wait=number(seconds))
 
 
-def _chunked(picture: _Picture) -> Answer:
-    head = _head(200, Content_Type=picture.content_type, Transfer_Encoding="chunked")
-    chunks = (b"%x\r\n%b\r\n" % (len(piece), piece) for piece in _pieces(picture.data, len(CHUNK)))
-    return Answer(head, itertools.chain(chunks, (b"0\r\n\r\n",)))
-
-
-def _gzip(picture: _Picture) -> Answer:
-    packed = gzip.compress(picture.data, compresslevel=1, mtime=0)
-    return whole(200, picture.content_type, packed, Content_Encoding="gzip")
-
-
-def _drip(picture: _Picture, rate: float) -> Answer:
+def _drip(argument: str, picture: Picture) -> Answer:
+    rate = number(argument)
     if not rate:
         raise ValueError("a rate must be above zero")
     size = max(1, int(rate * DRIP_INTERVAL))
-    drops = ((piece, size / rate) for piece in _pieces(picture.data, size))
-    return replace(_image(picture), body=itertools.chain.from_iterable(drops))
+    drops = ((piece, size / rate) for piece in pieces(picture.data, size))
+    return replace(image(picture), body=itertools.chain.from_iterable(drops))
 
 
 def _paced(data: bytes, rate: float) -> Iterable[Step]:
@@ -217,85 +134,96 @@ def _paced(data: bytes, rate: float) -> Iterable[Step]:
     if seconds < AT_ONCE:
         return (data,)
     size = math.ceil(len(data) / math.ceil(seconds / REPLAY_INTERVAL))
-    return itertools.chain.from_iterable((len(piece) / rate, piece) for piece in _pieces(data, size))
+    return itertools.chain.from_iterable((len(piece) / rate, piece) for piece in pieces(data, size))
 
 
-def _status(ask: _Ask) -> Answer:
-    status = int(_number(ask.rest))
+def _replay(pictures: Mapping[str, Picture], ask: Ask) -> Answer:
+    seconds, rate, name = ask.rest.split("/", 2)
+    wait, speed = number(seconds), number(rate)
+    if wait > SILENCE:
+        return replace(redirect(f"/replay/{wait - SILENCE:.6f}/{rate}/{quote(name)}"), wait=SILENCE)
+    picture = pictures.get(name)
+    if picture is None:
+        return replace(short_text(http.HTTPStatus.NOT_FOUND), wait=wait)
+    return replace(image(picture), wait=wait, body=_paced(picture.data, speed))
+
+
+def _hops(argument: str, picture: Picture) -> Answer:
+    hops, name = int(number(argument)), quote(picture.name)
+    if hops == 0:
+        return image(picture)
+    return redirect(f"/image/{name}" if hops == 1 else f"/redirect/{hops - 1}/{name}")
+
+
+def _status(ask: Ask) -> Answer:
+    status = int(number(ask.rest))
     if not 200 <= status <= 599:  # a 1xx is no answer: the client would wait for the real one
         raise ValueError(f"no final status: {status}")
-    return _short_text(status, **({"Retry_After": ask.query["retry_after"]} if "retry_after" in ask.query else {}))
+    wait = dict(ask.pairs).get("retry_after")
+    return short_text(status) if wait is None else short_text(status, Retry_After=wait)
 
 
-def _redirect_to(ask: _Ask) -> Answer:
-    return _redirect(ask.query.get("url", ""))
-
-
-def _text(ask: _Ask) -> Answer:
+def _text(ask: Ask) -> Answer:
     return whole(200, "text/plain; charset=utf-8", ask.rest.encode())
 
 
-def _big(ask: _Ask) -> Answer:
-    size = int(_number(ask.query.get("size", "")))
+def _big(ask: Ask) -> Answer:
+    size = int(number(ask.field("size")))
     full, rest = divmod(size, len(CHUNK))
-    head = _head(200, Content_Type="image/jpeg", Content_Length=size)
-    return Answer(head, itertools.chain(_politely(itertools.repeat(CHUNK, full)), (CHUNK[:rest],)))
+    top = head(200, Content_Type="image/jpeg", Content_Length=size)
+    return Answer(top, itertools.chain(politely(itertools.repeat(CHUNK, full)), (CHUNK[:rest],)))
 
 
-def _endless(_: _Ask) -> Answer:
-    head = _head(200, Content_Type="image/jpeg", Connection="close")
-    return Answer(head, _politely(itertools.repeat(CHUNK)), End.CLOSE)
+def _endless(_: Ask) -> Answer:
+    top = head(200, Content_Type="image/jpeg", Connection="close")
+    return Answer(top, politely(itertools.repeat(CHUNK)), End.CLOSE)
 
 
-def _politely(chunks: Iterable[bytes]) -> Iterator[Step]:
-    """`chunks`, with a wait of no time after each: a chance for the other connections."""
-    return itertools.chain.from_iterable((chunk, 0.0) for chunk in chunks)
+def _bad(ask: Ask) -> Answer:
+    from penstock.testing.bad_images import BAD_IMAGES  # noqa: PLC0415 - a server of a corpus needs no Pillow
+
+    return image(Picture(ask.rest, BAD_IMAGES[ask.rest].data))
 
 
-def _number(text: str) -> float:
-    if not re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,6})?", text):
-        raise ValueError(f"no number: {text!r}")
-    return float(text)
-
-
-_OF_PICTURE: Mapping[str, Callable[[_Picture], Answer]] = {
-    "image": _image,
-    "truncated": _truncated,
-    "short": _short,
-    "stall": _stall,
-    "reset": _reset,
-    "chunked": _chunked,
-    "gzip": _gzip,
-}
-_OF_QUERY: Mapping[str, Callable[[_Ask], Answer]] = {
-    "status": _status,
-    "redirect-to": _redirect_to,
-    "text": _text,
-    "big": _big,
-    "endless": _endless,
-    "empty": lambda _: whole(200, "image/jpeg", b""),
-    "html": lambda _: whole(200, "text/html; charset=utf-8", _PAGE),
+_BEHAVIOURS: Mapping[str, Behaviour] = {
+    **HTTP_FAULTS,
+    "image": of_picture(image),
+    "truncated": of_picture(_truncated),
+    "short": of_picture(_short),
+    "stall": of_picture(_stall),
+    "reset": of_picture(_reset),
+    "slow": of_argument(_slow),
+    "drip": of_argument(_drip),
+    "replay": _replay,
+    "redirect": of_argument(_hops),
+    "status": of_ask(_status),
+    "big": of_ask(_big),
+    "endless": of_ask(_endless),
+    "empty": of_ask(lambda _: whole(200, "image/jpeg", b"")),
+    "html": of_ask(lambda _: whole(200, "text/html; charset=utf-8", _PAGE)),
+    "text": of_ask(_text),
+    "bad": of_ask(_bad),
 }
 
 
 class Behaviours:
     """The answers over one set of pictures; `flaky` remembers what it was asked.
 
+    Args:
+        pictures: What is served, by name.
+        robots: What ``/robots.txt`` answers.
+
     >>> Behaviours({"a.png": b"..."}).answer("/image/a.png?i=1").body
     (b'...',)
     """
 
-    def __init__(self, pictures: Mapping[str, bytes]) -> None:
-        self._pictures = {name: _Picture(name, data) for name, data in pictures.items()}
+    def __init__(self, pictures: Mapping[str, bytes], robots: Robots = "none") -> None:
+        self._pictures = {name: Picture(name, data) for name, data in pictures.items()}
         # The plain pictures are what benchmarks ask for: their answers are made once.
-        self._ready = {f"/image/{quote(name)}": _image(picture) for name, picture in self._pictures.items()}
+        self._ready = {f"/image/{quote(name)}": image(picture) for name, picture in self._pictures.items()}
         self._asked: Counter[tuple[str, str]] = Counter()
-        self._numbered: Mapping[str, Callable[[float, _Picture, _Ask], Answer]] = {
-            "slow": lambda seconds, picture, _: replace(_image(picture), wait=seconds),
-            "drip": lambda rate, picture, _: _drip(picture, rate),
-            "redirect": lambda hops, picture, _: self._hop(int(hops), picture),
-            "flaky": self._flaky,
-        }
+        self._robots = robots
+        self._behaviours = {**_BEHAVIOURS, "flaky": self._flaky, "robots.txt": self._answer_robots}
 
     def answer(self, target: str) -> Answer:
         """The answer to a GET of `target`, the path and query as they stand in the request line."""
@@ -304,39 +232,41 @@ class Behaviours:
         if ready is not None:
             return ready
         first, _, rest = path.removeprefix("/").partition("/")
-        fields = {name: texts[-1] for name, texts in parse_qs(query, keep_blank_values=True).items()}
+        ask = Ask(unquote(rest), tuple(parse_qsl(query, keep_blank_values=True)))
         try:
-            return self._route(first, _Ask(unquote(rest), fields))
+            return self._behaviours[first](self._pictures, ask)
         except LookupError:
-            return _short_text(http.HTTPStatus.NOT_FOUND)
+            return short_text(http.HTTPStatus.NOT_FOUND)
         except ValueError:
-            return _short_text(http.HTTPStatus.BAD_REQUEST)
+            return short_text(http.HTTPStatus.BAD_REQUEST)
 
-    def _route(self, first: str, ask: _Ask) -> Answer:
-        if first in _OF_PICTURE:
-            return _OF_PICTURE[first](self._pictures[ask.rest])
-        if first in self._numbered:
-            number, _, name = ask.rest.partition("/")
-            return self._numbered[first](_number(number), self._pictures[name], ask)
-        return self._replay(ask) if first == "replay" else _OF_QUERY[first](ask)
-
-    def _replay(self, ask: _Ask) -> Answer:
-        seconds, rate, name = ask.rest.split("/", 2)
-        wait, speed = _number(seconds), _number(rate)
-        if wait > SILENCE:
-            return replace(_redirect(f"/replay/{wait - SILENCE:.6f}/{rate}/{quote(name)}"), wait=SILENCE)
-        picture = self._pictures.get(name)
-        if picture is None:
-            return replace(_short_text(http.HTTPStatus.NOT_FOUND), wait=wait)
-        return replace(_image(picture), wait=wait, body=_paced(picture.data, speed))
-
-    def _hop(self, hops: int, picture: _Picture) -> Answer:
-        if hops == 0:
-            return _image(picture)
-        name = quote(picture.name)
-        return _redirect(f"/image/{name}" if hops == 1 else f"/redirect/{hops - 1}/{name}")
-
-    def _flaky(self, failures: float, picture: _Picture, ask: _Ask) -> Answer:
-        key = (picture.name, ask.query.get("id", ""))
+    def _flaky(self, pictures: Mapping[str, Picture], ask: Ask) -> Answer:
+        failures, _, name = ask.rest.partition("/")
+        key = (name, ask.field("id"))
+        picture = pictures[name]
         self._asked[key] += 1
-        return _short_text(503) if self._asked[key] <= failures else _image(picture)
+        if self._asked[key] > number(failures):
+            return image(picture)
+        return _status(Ask(ask.field("status", "503"), ask.pairs))
+
+    def _answer_robots(self, _: Mapping[str, Picture], ask: Ask) -> Answer:
+        return _answer_robots("forbid" if ask.pairs else self._robots)
+
+
+def _answer_robots(kind: Robots) -> Answer:
+    """The redirect leads to the same path with a query, where everything is forbidden."""
+    if kind in ("none", "error"):
+        return short_text(404 if kind == "none" else 503)
+    if kind == "slow":
+        return Answer(b"", (), End.HANG)
+    if kind == "redirect":
+        return redirect("/robots.txt?moved=1")
+    return whole(200, "text/plain", _robots_file(kind))
+
+
+def _robots_file(kind: Robots) -> bytes:
+    if kind == "garbage":
+        return random.Random(0).randbytes(10_000)  # noqa: S311 - bytes without meaning, the same in each run
+    if kind == "huge":
+        return ("User-agent: *\nDisallow: /elsewhere/\n" + "# a line of nothing\n" * 100_000 + _FORBID).encode()
+    return (_FORBID if kind == "forbid" else _ALLOW).encode()

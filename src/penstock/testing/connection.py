@@ -19,7 +19,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import cast
 
-from penstock.testing.behaviours import Answer, Behaviours, End, Step, whole
+from penstock.testing.answers import Answer, End, Step, whole
+from penstock.testing.behaviours import Behaviours
 
 __all__ = ["Connection", "Service", "Statistics"]
 
@@ -34,6 +35,7 @@ _REQUEST = re.compile(
     rb"(?:[!-9;-~]+:[^\r\n]*\r\n)*"
 )
 _CLOSE = re.compile(rb"\nconnection:[^\r\n]*close", re.IGNORECASE)
+_KEPT = (End.KEEP, End.LEAVE)
 _LINGER_NOT = struct.pack("ii", 1, 0)
 
 
@@ -42,6 +44,8 @@ class Statistics:
     """What the server has done since its start; ``/statistics`` and the connections that ask for it are left out."""
 
     requests: int = 0
+    """Of everything but ``/robots.txt``."""
+    robots_requests: int = 0
     by_prefix: dict[str, int] = field(default_factory=Counter)
     """Requests by the first segment of their path: ``{"image": 1000, "flaky": 3}``."""
     by_target: dict[str, int] = field(default_factory=Counter)
@@ -84,6 +88,11 @@ class Service:
         statistics.by_prefix[target.split("/", 2)[1].partition("?")[0]] += 1
         statistics.requests_open += 1
         statistics.peak_requests = max(statistics.peak_requests, statistics.requests_open)
+        return self._behaviours.answer(target)
+
+    def robots(self, target: str) -> Answer:
+        """The answer to a request of ``/robots.txt``: who counts rows does not want to count these."""
+        self.statistics.robots_requests += 1
         return self._behaviours.answer(target)
 
     def latency(self) -> float:
@@ -137,6 +146,9 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Serve what is there, unless a request is in service: then it waits."""
+        if self._end is End.LEAVE and self._script is None:
+            self._transport.close()
+            return
         self._unread += data
         self._serve()
 
@@ -182,16 +194,17 @@ class Connection(asyncio.Protocol):
         if request[1] == b"HEAD":
             answer = answer.headers_only()
         last = request[3] == b"0" or _CLOSE.search(head) is not None
-        self._start(answer, wait, End.CLOSE if last and answer.end is End.KEEP else answer.end)
+        self._start(answer, wait, End.CLOSE if last and answer.end in _KEPT else answer.end)
 
     def _answer(self, target: str) -> tuple[Answer, float]:
         """The answer, and how long it has to wait."""
-        self._request_counts = target != "/statistics"
-        if self._request_counts:
-            answer = self._service.answer(target)
-            return answer, answer.wait + self._service.latency()
-        self._stop_counting()
-        return self._service.report(), 0.0
+        if target == "/statistics":
+            self._request_counts = False
+            self._stop_counting()
+            return self._service.report(), 0.0
+        self._request_counts = not target.startswith("/robots.txt")
+        answer = self._service.answer(target) if self._request_counts else self._service.robots(target)
+        return answer, answer.wait + self._service.latency()
 
     def _refuse(self, status: int) -> None:
         self._request_counts = False

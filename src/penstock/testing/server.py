@@ -5,12 +5,18 @@ It runs in a process of its own, on a free port of the loopback, and never outli
     with ImageServer(count=200, latency=0.05) as server:
         report = penstock.run(server.image_urls(1000), "out/", allow_network=("127.0.0.0/8",))
 
-Every path is a behaviour: `penstock.testing.behaviours` lists them. By hand::
+Every path is a behaviour: `penstock.testing.behaviours` and `penstock.testing.http_faults` list them. Faults below HTTP
+are ports, listed by `penstock.testing.ports`. `penstock.testing.faults` has all of them as data, with what Penstock makes
+of each. By hand::
 
     python -m penstock.testing.server --count 200 --latency 0.05
 
-prints one line of JSON when it is ready, ``{"url": "http://127.0.0.1:40123", "pictures": ["000000.jpg", …]}``, and
-serves until SIGTERM, SIGINT or the end of its standard input, whichever comes first.
+prints one line of JSON when it is ready, and serves until SIGTERM, SIGINT or the end of its standard input, whichever
+comes first. The line is ``{"url": "http://127.0.0.1:40123", "pictures": ["000000.jpg", …], "ports": {"refused":
+"http://127.0.0.1:40124", …}}``.
+
+With ``--web`` it is a whole web instead, of many hosts with names, certificates, latencies and failures as published runs
+met them: `penstock.testing.web_server`. The line then has the list of URLs and the command that runs over it.
 """
 
 from __future__ import annotations
@@ -35,8 +41,9 @@ from types import TracebackType
 from typing import IO, Self
 from urllib.parse import quote, urlsplit
 
-from penstock.testing.behaviours import Behaviours
+from penstock.testing.behaviours import ROBOTS, Behaviours, Robots
 from penstock.testing.connection import Connection, Service, Statistics
+from penstock.testing.ports import PORTS, open_ports
 
 __all__ = ["ImageServer", "Statistics"]
 
@@ -60,6 +67,7 @@ class ImageServer:
         host: Address to bind.
         certificate: File with a certificate chain in PEM; with it, the server speaks TLS.
         key: File with the key of the certificate.
+        robots: What ``/robots.txt`` answers, one of `penstock.testing.behaviours.ROBOTS`.
         start_timeout: Seconds that the server may take to be ready.
 
     Raises:
@@ -72,6 +80,18 @@ class ImageServer:
     """``http://127.0.0.1:40123``, without a slash at its end."""
     pictures: tuple[str, ...]
     """Names of the pictures, in order."""
+    plain_url: str
+    """Without TLS: the same as `url` unless there is a certificate."""
+    refused_url: str
+    """Where connections are refused."""
+    blackhole_url: str
+    """Where connections are neither accepted nor refused (on Linux)."""
+    silent_url: str
+    """Where connections are accepted, and nothing is ever said."""
+    reset_url: str
+    """Where connections are accepted and reset at once."""
+    plain_on_tls_url: str
+    """An https URL where plain HTTP is spoken."""
 
     def __init__(
         self,
@@ -85,6 +105,7 @@ class ImageServer:
         host: str = "127.0.0.1",
         certificate: Path | None = None,
         key: Path | None = None,
+        robots: Robots = "none",
         start_timeout: float = 120.0,
     ) -> None:
         options = {
@@ -97,6 +118,7 @@ class ImageServer:
             "host": host,
             "certificate": certificate,
             "key": key,
+            "robots": robots,
         }
         given = (f"--{name}={value}" for name, value in options.items() if value is not None)
         self._command = [sys.executable, "-m", __name__, *given]
@@ -187,6 +209,8 @@ class ImageServer:
             raise RuntimeError(self._diagnosis(process, errors))
         ready = json.loads(line)
         self.url, self.pictures = ready["url"], tuple(ready["pictures"])
+        for name, url in ready["ports"].items():
+            setattr(self, f"{name}_url", url)
 
     def _diagnosis(self, process: subprocess.Popen[bytes], errors: IO[bytes]) -> str:
         process.kill()
@@ -219,9 +243,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     pictures = _load(options.corpus) if options.corpus else _make(options.count, options.seed, options.mean_bytes)
     _raise_file_limit()
-    service = Service(Behaviours(pictures), latency=options.latency, jitter=options.jitter, seed=options.seed)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(service, tuple(pictures), options))
+        runner.run(_serve_web(pictures, options) if options.web else _serve(pictures, options))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -235,6 +258,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", default="127.0.0.1", help="address to bind (default: %(default)s)")
     parser.add_argument("--certificate", type=Path, metavar="PEM", help="certificate chain: serve over TLS")
     parser.add_argument("--key", type=Path, metavar="PEM", help="key of the certificate")
+    parser.add_argument("--robots", choices=ROBOTS, default="none", help="what /robots.txt answers (default: a 404)")
+    web = parser.add_argument_group("a simulated web of many hosts, with a list of URLs and a name server")
+    web.add_argument("--web", action="store_true", help="serve it: penstock.testing.web (needs penstock[testing])")
+    web.add_argument("--rows", type=int, default=2000, help="of the list (default: %(default)s)")
+    web.add_argument("--mixture", default="datacomp-2025", help="cc3m-2022, cc12m-2024, datacomp-2024 or %(default)s")
+    web.add_argument("--list", type=Path, metavar="FILE", help="where to write it: .csv, .jsonl or .parquet")
+    web.add_argument("--https", action=argparse.BooleanOptionalAction, default=True, help="for 60 %% of the rows")
+    web.add_argument("--opt-outs", type=float, default=0.0, metavar="SHARE", help="of the rows, ask not to be used")
     return parser
 
 
@@ -271,18 +302,55 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
         return uvloop.new_event_loop
 
 
-async def _serve(service: Service, pictures: Sequence[str], options: argparse.Namespace) -> None:
+async def _serve(pictures: Mapping[str, bytes], options: argparse.Namespace) -> None:
+    stop = _stop_event()
+    behaviours = Behaviours(pictures, options.robots)
+    service = Service(behaviours, latency=options.latency, jitter=options.jitter, seed=options.seed)
+    loop = asyncio.get_running_loop()
+    listen = functools.partial(loop.create_server, functools.partial(Connection, service), options.host, 0)
+    tls = _tls(options.certificate, options.key) if options.certificate else None
+    server = await listen(backlog=BACKLOG, ssl=tls)
+    plain = await listen(backlog=BACKLOG) if tls else server
+    url = _url("https" if tls else "http", options.host, _port(server))
+    async with open_ports(options.host) as numbers:
+        ports = {name: _url(PORTS[name], options.host, number) for name, number in numbers.items()}
+        ports["plain"] = _url("http", options.host, _port(plain))
+        print(json.dumps({"url": url, "pictures": tuple(pictures), "ports": ports}), flush=True)  # noqa: T201 - the parent waits for it
+        await stop.wait()
+    for each in {server, plain}:
+        each.close()
+    service.close()
+
+
+async def _serve_web(pictures: Mapping[str, bytes], options: argparse.Namespace) -> None:
+    from penstock.testing.web import make_world  # noqa: PLC0415 - who serves no web does not need it
+    from penstock.testing.web_server import open_web_with_list  # noqa: PLC0415 - needs the extra `testing`
+
+    stop = _stop_event()
+    try:
+        world = make_world(
+            options.rows,
+            tuple(pictures),
+            mixture=options.mixture,
+            seed=options.seed,
+            https=options.https,
+            opt_outs=options.opt_outs,
+        )
+        async with open_web_with_list(world, pictures, options.list) as facts:
+            print(json.dumps(facts), flush=True)  # noqa: T201 - the parent waits for it
+            await stop.wait()
+    except ValueError as error:
+        raise SystemExit(f"--web: {error}") from None
+
+
+def _stop_event() -> asyncio.Event:
+    """Set by SIGTERM, by SIGINT, and at the end of standard input."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     threading.Thread(target=_watch_stdin, args=(loop, stop.set), daemon=True).start()
-    tls = _tls(options.certificate, options.key) if options.certificate else None
-    server = await loop.create_server(functools.partial(Connection, service), options.host, 0, backlog=BACKLOG, ssl=tls)
-    print(json.dumps({"url": _url(server, tls), "pictures": pictures}), flush=True)  # noqa: T201 - the parent waits for it
-    await stop.wait()
-    server.close()
-    service.close()
+    return stop
 
 
 def _watch_stdin(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
@@ -300,9 +368,12 @@ def _tls(certificate: Path, key: Path | None) -> ssl.SSLContext:
     return context
 
 
-def _url(server: asyncio.Server, tls: ssl.SSLContext | None) -> str:
-    host, port = server.sockets[0].getsockname()[:2]
-    return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+def _port(server: asyncio.Server) -> int:
+    return int(server.sockets[0].getsockname()[1])
+
+
+def _url(scheme: str, host: str, port: int) -> str:
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 if __name__ == "__main__":

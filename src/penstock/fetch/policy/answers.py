@@ -125,9 +125,13 @@ def _decoded(data: bytes, head: Head, wish: Wish) -> bytes:
         content = unpacker.decompress(data, wish.max_bytes + 1)
     except zlib.error as error:
         raise AttemptError(Reason.HTTP_ENCODING, str(error), http_status=head.status, size=size) from error
-    if len(content) > wish.max_bytes and not wish.cut:
+    if wish.cut:
+        return content[: wish.max_bytes]
+    if len(content) > wish.max_bytes:
         raise AttemptError(Reason.BODY_TOO_LARGE, f"unpacked from {size} bytes", http_status=head.status, size=size)
-    return content[: wish.max_bytes]
+    if not unpacker.eof:
+        raise AttemptError(Reason.HTTP_ENCODING, f"{head.coding} without an end", http_status=head.status, size=size)
+    return content
 
 
 def _first(values: Values, name: str) -> str | None:
@@ -135,9 +139,12 @@ def _first(values: Values, name: str) -> str | None:
 
 
 def _length(values: Values, status: int) -> int | None:
-    """Announced size; chunked coding overrides Content-Length."""
+    """Announced size; None if the end of the body will tell."""
     text = _first(values, "Content-Length")
-    if text is None or "chunked" in (_first(values, "Transfer-Encoding") or "").lower():
+    chunked = "chunked" in (_first(values, "Transfer-Encoding") or "").lower()
+    if chunked and text is not None:  # which of them counts is what smugglers rely on
+        raise AttemptError(Reason.HTTP_PROTOCOL_ERROR, "both chunked and Content-Length", http_status=status)
+    if text is None:
         return None
     text = text.strip()
     if not (text.isascii() and text.isdigit() and len(text) < 20):

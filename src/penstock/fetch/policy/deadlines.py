@@ -39,8 +39,8 @@ class Limits:
     """For name, connection and TLS together; anew for each redirect."""
     idle: float = 10.0
     """Without a single byte. Also the longest wait for the headers."""
-    window: float = 10.0
-    """Time over which the speed is averaged."""
+    window: float = 15.0
+    """Time over which the speed is averaged. Longer than `idle`, so that silence is not taken for slowness."""
     floor: float = 1024.0
     """Bytes per second, averaged over `window`; slower is given up."""
 
