@@ -18,9 +18,13 @@ from typing import Any
 import pytest
 
 import penstock
+from penstock.build import build_work, worker_memory
 from penstock.cli import app, given
 from penstock.config import CompareConfig, RunConfig, flag_of
-from penstock.records import Reason
+from penstock.fetch.policy import dispatch, manners, optout, robots
+from penstock.fetch.policy.answers import HEADERS, PROJECT_URL
+from penstock.fetch.policy.deadlines import Limits
+from penstock.records import Reason, Retry
 from penstock.runner import make_config
 from penstock.sink.table import TableLayout
 
@@ -31,8 +35,10 @@ BY_HAND = [page for page in PAGES if page != DOCS / "reference/options.md"]
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-OTHER_FLAGS = {"--help", "--check"}
+OTHER_FLAGS = {"--help", "--check", "--web"}
 """Flags in the text that are not Penstock's."""
+MODULES = {"http.client", "decode.decode", "encode.encode", "optout.reservation"}
+"""Names in the text that only look like reasons."""
 
 
 def read(*pages: Path) -> str:
@@ -73,6 +79,77 @@ def test_every_reason_and_phase_is_told_of() -> None:
     reference, concept = read(DOCS / "reference/reasons.md"), read(DOCS / "concepts/failure-reasons.md")
     assert [reason for reason in Reason if f"`{reason.value}`" not in reference] == []
     assert {reason.phase for reason in Reason if f"`{reason.phase}`" not in concept} == set()
+
+
+def first_cells(page: Path) -> set[str]:
+    """What stands in backquotes in the first column of the page's tables."""
+    cells = re.findall(r"^\| (`[^|]+) \|", read(page), re.MULTILINE)
+    return {name for cell in cells for name in re.findall(r"`([^`]+)`", cell)}
+
+
+def test_every_phase_has_its_line() -> None:
+    """The concept page says of each phase what is looked at."""
+    assert {reason.phase for reason in Reason} - first_cells(DOCS / "concepts/failure-reasons.md") == set()
+
+
+def test_every_trouble_of_this_machine_has_its_line() -> None:
+    """The guide says for each local reason what a run does."""
+    local = {reason.value for reason in Reason if reason.retry is Retry.LOCAL}
+    assert local == {name for name in first_cells(DOCS / "guides/left-alone.md") if name.startswith("local.")}
+
+
+def test_reasons_in_the_text_exist() -> None:
+    """What the text calls by the name of a reason is one."""
+    phases = "|".join({reason.phase for reason in Reason} - {"local", "image", "transform"})
+    named = {name for page in PAGES for name in re.findall(rf"`((?:{phases})\.[a-z_]+)`", prose(page))}
+    assert named - {reason.value for reason in Reason} - MODULES == set()
+
+
+def test_numbers_of_the_manners_are_those_of_the_code() -> None:
+    """Limits that people rely on, and that are no options, are told as they are."""
+    text = " ".join(read(DOCS / "concepts/manners.md").split())
+    seconds = {60: "a minute", 300: "five minutes", 900: "fifteen minutes", 24 * 3600: "24 hours", 30: "30 seconds"}
+    times = (manners.REST, dispatch.PATIENCE, manners.LONGEST_REST, robots.LIFETIME, robots.LONGEST_DELAY)
+    assert [seconds[int(time)] for time in times if seconds[int(time)] not in text] == []
+    assert manners.DEAD == 5
+    assert "five attempts in a row" in text
+    assert f"| at first | {manners.LEAST} |" in text
+    assert f"after every {manners.PATIENCE} successes" in text
+    assert f"{optout.MAX_RULES:,} rules" in text
+    assert f"{optout.MAX_PATTERNS:,} patterns" in text
+    assert [word for word in (*optout.RESERVING, optout.AGENT, HEADERS["User-Agent"]) if word not in text] == []
+
+
+def test_default_bound_of_a_worker_is_told() -> None:
+    """The memory that an image may take by default stands where it is promised."""
+    config = RunConfig()
+    bound = worker_memory(config, build_work(config, None))
+    assert bound is not None
+    for page in (ROOT / "SECURITY.md", DOCS / "guides/run.md"):
+        assert f"{bound / 1e9:.1f} GB" in read(page)
+
+
+def test_silence_and_slowness_are_told() -> None:
+    """The fixed limits of time are those of the code, wherever they stand."""
+    limits = Limits.of(RunConfig())
+    for page in (ROOT / "SECURITY.md", DOCS / "guides/run.md", DOCS / "concepts/flow-and-back-pressure.md"):
+        text = " ".join(read(page).split())
+        assert re.search(rf"{limits.idle:.0f} s (of silence|without a byte)", text), page
+        assert re.search(rf"1 KiB/s,?( on average| averaged)? over {limits.window:.0f} s", text), page
+
+
+def test_promises_are_a_step_away() -> None:
+    """Both READMEs lead to what is promised, and to what a run bears."""
+    for page in (ROOT / "README.md", ROOT / "README.zh-CN.md"):
+        assert {"SECURITY.md", "docs/guides/left-alone.md", "docs/concepts/manners.md"} <= set(LINK.findall(read(page)))
+    assert f"{PROJECT_URL}/security/advisories/new" in LINK.findall(read(ROOT / "SECURITY.md"))
+
+
+def test_suites_to_run_by_hand_are_there() -> None:
+    """Each file of tests that a page tells to run exists."""
+    named = {name for page in PAGES for name in re.findall(r"\btests/[\w/]+\.(?:py|c)\b", read(page))}
+    assert len(named) > 5
+    assert {name for name in named if not (ROOT / name).is_file()} == set()
 
 
 def test_every_column_is_told_of() -> None:

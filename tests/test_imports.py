@@ -24,6 +24,7 @@ LAYERS = [
     ["demo"],
     ["comparison"],
     ["cli"],
+    ["__main__"],
 ]
 """From the bottom to the top; rooms of one layer do not import each other."""
 

@@ -1,7 +1,7 @@
 """The command line: arguments → config → run → report. No decision is made here.
 
 Exit codes: 0 done; 1 damage found by ``verify``, or a bug; 2 bad usage or input; 3 done, below ``--min-success``;
-4 the output folder is refused; 5 the output cannot be written; 130 and 143 interrupted, can go on.
+4 the output folder is refused; 5 the output cannot be written; 130, 143 and 129 interrupted, can go on.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from rich.console import Console
 
 from penstock import __version__
 from penstock.config import NOT_COMPARED, CompareConfig, RunConfig, Strategy
+from penstock.crew.lifetime import GROUP_SIGNALS
 from penstock.errors import ConfigError, PenstockError, SourceError
 from penstock.records import Reason
 
@@ -358,7 +359,7 @@ class _Signalled(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def _stopping(stop: Callable[[], None]) -> Iterator[list[int]]:
-    """First SIGINT or SIGTERM: `stop`. Second: an exception, at once."""
+    """First SIGINT, SIGTERM or SIGHUP: `stop`. Second: an exception, at once. What ``nohup`` ignores stays ignored."""
     received: list[int] = []
 
     def handle(number: int, _frame: object) -> None:
@@ -367,7 +368,8 @@ def _stopping(stop: Callable[[], None]) -> Iterator[list[int]]:
             raise _Signalled(number)
         stop()
 
-    earlier = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    heard = (number for number in GROUP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN)
+    earlier = {number: signal.signal(number, handle) for number in heard}
     try:
         yield received
     finally:
@@ -467,6 +469,3 @@ def _flag(spec: dataclasses.Field[Any], hint: Any) -> Any:
 
 _take(run, _run_parameters())
 _take(compare, _compare_parameters())
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -204,7 +204,7 @@ def test_few_descriptors_slow_a_run_down_and_fail_nothing(
     listing = tmp_path / "urls.txt"
     listing.write_text("\n".join(f"{image_server.url}/slow/0.2/{name}?i={index}" for index in range(150)))
     options = "--allow-network 127.0.0.0/8 --per-host 128 --size 32 --workers 1 --json --robots ignore"
-    command = f"ulimit -n 110; exec {sys.executable} -m penstock.cli run {listing} --out {tmp_path / 'out'} {options}"
+    command = f"ulimit -n 110; exec {sys.executable} -m penstock run {listing} --out {tmp_path / 'out'} {options}"
     done = subprocess.run(
         ["bash", "-c", f"{command} --strategy {strategy}"], capture_output=True, text=True, check=False
     )

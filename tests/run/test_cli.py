@@ -30,7 +30,7 @@ def listing(urls: list[str], tmp_path: Path) -> str:
 
 def penstock(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(  # type: ignore[call-overload,no-any-return]  # the options are of many kinds
-        [sys.executable, "-m", "penstock.cli", *arguments],
+        [sys.executable, "-m", "penstock", *arguments],
         capture_output=True,
         text=True,
         timeout=100,
@@ -183,7 +183,7 @@ def test_signal_stops_and_the_same_command_goes_on(
     listing = tmp_path / "urls.txt"
     listing.write_text("\n".join(fast + slow) + "\n")
     arguments = ["run", str(listing), "--out", str(tmp_path / "out"), *ALLOW, "--shard-size", "8", "--timeout", "100"]
-    process = subprocess.Popen([sys.executable, "-m", "penstock.cli", *arguments], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-m", "penstock", *arguments], stdout=subprocess.PIPE, text=True)
     try:
         wait_for_shards(process, tmp_path / "out", 2)
         process.send_signal(number)
@@ -202,7 +202,7 @@ def test_signal_stops_and_the_same_command_goes_on(
 def test_signal_ends_the_wait_for_a_silent_pipe(tmp_path: Path) -> None:
     """Ctrl-C while standard input says nothing: the run ends in order, at once."""
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "penstock.cli", "run", "-", "--out", str(out), *ALLOW]
+    command = [sys.executable, "-m", "penstock", "run", "-", "--out", str(out), *ALLOW]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
     assert process.stdin is not None
     try:

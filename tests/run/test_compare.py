@@ -297,7 +297,7 @@ def penstock_compare(urls: list[str], folder: Path, *flags: str, **environment: 
     """What ``penstock compare`` prints about these URLs."""
     listing = folder / ("long" * 20 + ".txt")
     listing.write_text("\n".join(urls))
-    command = [sys.executable, "-m", "penstock.cli", "compare", str(listing), *FLAGS, *flags]
+    command = [sys.executable, "-m", "penstock", "compare", str(listing), *FLAGS, *flags]
     variables = {**os.environ, **environment}
     return subprocess.run(command, env=variables, stdout=subprocess.PIPE, check=True, timeout=100, text=True).stdout
 
@@ -309,7 +309,7 @@ def test_signal_ends_it_and_leaves_nothing(number: signal.Signals, code: int, tm
     arguments = ["compare", "--workload", "io", "--count", "100000", "--scratch", str(tmp_path)]
     arguments += ["--strategies", "auto", "--workers", "1"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "penstock.cli", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "penstock", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     while not list(tmp_path.glob("*/100000.jsonl")):  # written when the first whole trial begins
         assert process.poll() is None

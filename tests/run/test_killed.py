@@ -1,4 +1,4 @@
-"""Runs that are killed with SIGKILL, and started again."""
+"""Runs that are killed with SIGKILL at moments of their work, and started again; at random ones: `tests/soak`."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ import random
 import signal
 import subprocess
 import sys
-import tarfile
 import time
-from collections import Counter
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
+from invariants import assert_finished
+from processes import children_of
 
-import penstock
 from penstock.testing.server import ImageServer
 
 OPTIONS = ["--allow-network", "127.0.0.0/8", "--size", "32", "--per-host", "32", "--shard-size", "40", "--workers", "2"]
@@ -33,7 +31,7 @@ def listing(image_server: ImageServer, tmp_path: Path) -> Path:
 
 
 def start(listing: Path, out: Path, *more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "penstock.cli", "run", str(listing), "--out", str(out), *OPTIONS, *more, "--json"]
+    command = [sys.executable, "-m", "penstock", "run", str(listing), "--out", str(out), *OPTIONS, *more, "--json"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
@@ -50,29 +48,6 @@ def kill_after(process: subprocess.Popen[str], out: Path, size: int) -> None:
         time.sleep(0.001)  # polls a condition
     process.kill()
     process.communicate()
-
-
-def assert_each_row_once(out: Path) -> None:
-    """Every key is in the tables once; the written ones are in the tars once; every tar is whole."""
-    keys: Counter[str] = Counter()
-    written: Counter[str] = Counter()
-    for path in sorted(out.glob("*.parquet")):
-        rows = pq.read_table(path, columns=["key", "outcome"]).to_pylist()
-        keys.update(row["key"] for row in rows)
-        written.update(row["key"] for row in rows if row["outcome"] == "written")
-    members: Counter[str] = Counter()
-    for path in sorted(out.glob("*.tar")):
-        subprocess.run(["tar", "-tf", path], check=True, capture_output=True)
-        with tarfile.open(path) as tar:
-            members.update(name.partition(".")[0] for name in tar.getnames() if name.endswith(".jpg"))
-    assert keys == Counter(f"{index:09d}" for index in range(200))
-    assert members == written
-    assert sum(written.values()) == 180
-
-
-def assert_nothing_left(out: Path) -> None:
-    """No temporary file, no spool."""
-    assert not [path for name in ("tmp", "spool") for path in (out / ".penstock" / name).glob("*")]
 
 
 @pytest.mark.slow
@@ -92,9 +67,7 @@ def test_killed_runs_go_on_until_each_row_is_there_once(
     assert process.returncode == 0, errors
     report = json.loads(output)
     assert (report["rows"], report["written"], report["failed"]) == (200, 180, 20)
-    assert_each_row_once(out)
-    assert_nothing_left(out)
-    assert list(penstock.verify(out)) == []
+    assert_finished(out, rows=200, written=180)
 
 
 def test_settled_rows_are_not_fetched_again(listing: Path, tmp_path: Path, image_server: ImageServer) -> None:
@@ -106,7 +79,7 @@ def test_settled_rows_are_not_fetched_again(listing: Path, tmp_path: Path, image
     report = json.loads(output)
     assert report["rows_before"] > 0
     assert image_server.statistics().requests - before == 200 - report["rows_before"]
-    assert_each_row_once(out)
+    assert_finished(out, rows=200, written=180)
 
 
 @pytest.mark.slow
@@ -125,17 +98,4 @@ def test_killed_lane_and_killed_worker_cost_nothing(listing: Path, tmp_path: Pat
     assert process.returncode == 0, errors
     assert json.loads(output)["written"] == 180
     assert killed
-    assert_each_row_once(out)
-
-
-def children_of(parent: int) -> list[int]:
-    """Processes whose parent is `parent`, by /proc."""
-    children = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[1]) == parent:
-            children.append(int(path.parent.name))
-    return children
+    assert_finished(out, rows=200, written=180)

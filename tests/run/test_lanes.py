@@ -117,7 +117,7 @@ def test_ctrl_c_while_lanes_start(image_server: ImageServer, tmp_path: Path) -> 
     urls = [f"{image_server.url}/slow/60/{image_server.pictures[0]}?lanes={i}" for i in range(20)]
     (tmp_path / "urls.txt").write_text("\n".join(urls) + "\n")
     options = ["--lanes", "3", "--workers", "3", "--allow-network", "127.0.0.0/8", "--shard-size", "4", "--quiet"]
-    command = [sys.executable, "-m", "penstock.cli", "run", "urls.txt", "--out", "out", *options]
+    command = [sys.executable, "-m", "penstock", "run", "urls.txt", "--out", "out", *options]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
         while process.poll() is None and not (tmp_path / "out/.penstock/journal.jsonl").exists():

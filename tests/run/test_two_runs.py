@@ -15,7 +15,7 @@ import penstock
 from penstock.testing.server import ImageServer
 
 RunFunction = Callable[..., penstock.Report]
-COMMAND = [sys.executable, "-m", "penstock.cli", "run", "urls.txt", "--out", "out", "--allow-network", "127.0.0.0/8"]
+COMMAND = [sys.executable, "-m", "penstock", "run", "urls.txt", "--out", "out", "--allow-network", "127.0.0.0/8"]
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ def test_every_row_of_the_web_ends_as_it_should(
 ) -> None:
     """Names, certificates, dead hosts, tarpits, drips, lies, refusals: 2,000 rows, each with the reason that the server knows."""
     command = web["run"].replace("--out web-out", f"--out {shlex.quote(str(tmp_path / 'out'))}")
-    command = command.replace(" penstock run ", f" {sys.executable} -m penstock.cli run ")
+    command = command.replace(" penstock run ", f" {sys.executable} -m penstock run ")
     done = subprocess.run(
         f"{command} --strategy {strategy} --json", shell=True, capture_output=True, text=True, check=False
     )

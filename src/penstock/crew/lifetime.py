@@ -7,7 +7,10 @@ import os
 import signal
 import sys
 
-__all__ = ["die_with_parent"]
+__all__ = ["GROUP_SIGNALS", "die_with_parent"]
+
+GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What a terminal or a supervisor sends to a whole group of processes: the parent alone acts on it."""
 
 PR_SET_PDEATHSIG = 1
 """Of prctl(2): the signal that this process gets when the thread that started it ends."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from penstock.crew.base import Work, attempt_shielded
-from penstock.crew.lifetime import die_with_parent
+from penstock.crew.lifetime import GROUP_SIGNALS, die_with_parent
 from penstock.crew.script import Script, run_script
 from penstock.crew.wire import Channel, Note, Packed, pack, pack_result, unpack_job
 from penstock.records import Failure, Reason, Result
@@ -51,7 +51,7 @@ def main(connection: int, *descriptors: int) -> NoReturn:
 
 def _settle_in(descriptors: tuple[int, ...]) -> None:
     """Behave as one of many: the parent alone decides when to stop, and no worker outlives it."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # which a terminal or a supervisor sends to the whole group
+    for number in GROUP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     for descriptor in descriptors:
         os.set_inheritable(descriptor, False)

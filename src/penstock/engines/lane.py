@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from typing import NoReturn
 
-from penstock.crew.lifetime import die_with_parent
+from penstock.crew.lifetime import GROUP_SIGNALS, die_with_parent
 from penstock.crew.script import run_script
 from penstock.engines.base import Plan
 from penstock.engines.filling import Placed
-from penstock.engines.messages import GROUP_SIGNALS, Broken, Committed, Ended, Lot, Shard, Start, Stop, Tick, Want
+from penstock.engines.messages import Broken, Committed, Ended, Lot, Shard, Start, Stop, Tick, Want
 from penstock.engines.work import Job, Progress, Stoppable, Summary, Watch, do_work
 from penstock.errors import PenstockError, WorkerError
 from penstock.flow import LaneStatistics
@@ -43,13 +43,15 @@ def main(descriptor: int) -> NoReturn:
 
 
 def _leave_signals_to_parent() -> None:
-    """Let Ctrl-C and a SIGTERM to the whole group pass: the parent hears them, too, and says what to do.
+    """Let signals to the whole group pass: the parent hears them, too, and says what to do.
 
-    The parent has blocked them until now. SIGTERM is not ignored, because programs that the user's code starts would
-    inherit that, and then could not be ended by it.
+    The parent has blocked them until now. Only SIGINT is ignored: programs that the user's code starts would inherit that,
+    and then could not be ended by the others.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda _number, _frame: None)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda _number, _frame: None)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, GROUP_SIGNALS)
 
 

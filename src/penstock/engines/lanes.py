@@ -28,9 +28,10 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 
 from penstock.crew.interpreter import ending, interpreter_command
+from penstock.crew.lifetime import GROUP_SIGNALS
 from penstock.crew.script import script_of
 from penstock.engines.base import Plan
-from penstock.engines.messages import GROUP_SIGNALS, Broken, Committed, Ended, Lot, Shard, Start, Stop, Tick, Want
+from penstock.engines.messages import Broken, Committed, Ended, Lot, Shard, Start, Stop, Tick, Want
 from penstock.engines.work import Job, Progress, Summary, Watch
 from penstock.errors import WorkerError
 from penstock.flow import LaneStatistics

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -13,10 +12,7 @@ from penstock.flow import LaneStatistics
 from penstock.records import ShardReport
 from penstock.source import SourceSpec
 
-__all__ = ["GROUP_SIGNALS", "Broken", "Committed", "Ended", "Lot", "Shard", "Start", "Stop", "Tick", "Want"]
-
-GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-"""What a terminal or a supervisor sends to the parent and its lanes alike: the parent alone acts on it."""
+__all__ = ["Broken", "Committed", "Ended", "Lot", "Shard", "Start", "Stop", "Tick", "Want"]
 
 
 @dataclass(frozen=True, slots=True)

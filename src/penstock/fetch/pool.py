@@ -458,7 +458,13 @@ class _Connection(HTTPConnection):
 
     def connect(self) -> None:
         """Connect, through tunnel and handshake if need be."""
-        super().connect()
+        try:
+            super().connect()
+        except BaseException:
+            wire = _current.get().wire
+            if wire is not None:
+                wire.close()  # one that is reset right before the handshake, `ssl` forgets to close
+            raise
         self._wire = _current.get().wire
 
     def putrequest(self, method: str, url: str, skip_host: bool = False, skip_accept_encoding: bool = False) -> None:
@@ -479,13 +485,20 @@ class _TLSConnection(_Connection, HTTPSConnection):
 
 
 class _TLSSocket(ssl.SSLSocket):
-    """Tells the attempt of its handshake: by then it has taken the connection over from the plain socket."""
+    """Tells the attempt that it has taken the connection over from the plain socket, and of its handshake."""
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        """Come into being."""
+        self = super().__new__(cls, *args, **options)
+        attempt = _current.get(None)
+        if attempt is not None:  # a context that was given may serve others as well
+            attempt.wire = self
+        return self
 
     def do_handshake(self, block: bool = False) -> None:
         """Shake hands."""
         attempt = _current.get(None)
-        if attempt is not None:  # a context that was given may serve others as well
-            attempt.wire = self
+        if attempt is not None:
             attempt.watch.stage = Stage.TLS
         super().do_handshake(block)
 
