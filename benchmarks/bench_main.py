@@ -80,7 +80,7 @@ def one(name: str, folder: Path, part: str, run: int, workers: int) -> Entry:
         out = folder / f"out-{strategy}-{run}"
         done = measure(
             [
-                sys.executable, "-m", "penstock.cli", "run", str(folder / part), "--out", str(out),
+                sys.executable, "-m", "penstock", "run", str(folder / part), "--out", str(out),
                 "--size", "128", "--strategy", strategy, "--workers", str(workers), "--per-host", "256",
                 "--allow-network", "127.0.0.0/8", "--json",
             ]

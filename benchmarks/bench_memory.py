@@ -29,7 +29,7 @@ def main() -> None:
             listing.write_text("\n".join(server.image_urls(count)) + "\n")
             done = measure(
                 [
-                    sys.executable, "-m", "penstock.cli", "run", str(listing), "--out", str(Path(folder, str(count))),
+                    sys.executable, "-m", "penstock", "run", str(listing), "--out", str(Path(folder, str(count))),
                     "--size", "128", "--per-host", "256", "--allow-network", "127.0.0.0/8", "--json",
                 ]
             )  # fmt: skip

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from penstock.errors import (
         AccountError,
         ConfigError,
+        LocalError,
         MissingExtraError,
         OutputError,
         OutputRefusedError,
@@ -38,6 +39,7 @@ __all__ = [
     "AccountError",
     "Comparison",
     "ConfigError",
+    "LocalError",
     "MissingExtraError",
     "Outcome",
     "OutputError",

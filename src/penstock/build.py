@@ -28,6 +28,7 @@ from penstock.fetch.base import Fetcher
 from penstock.fetch.budget import ByteBudget
 from penstock.fetch.descriptors import raise_limit
 from penstock.fetch.none import NoFetcher
+from penstock.fetch.policy.robots import LONGEST_DELAY
 from penstock.flow import Lane
 from penstock.image.work import ImageWork, Transform, TransformWork
 
@@ -141,7 +142,8 @@ def build_lane(setup: Setup, config: RunConfig, work: Work, *, lane: int = 0) ->
         from penstock.crew.fetching import FetchingWork
 
         work = FetchingWork(fetch_config, work)
-        deadline += fetch_config.row_timeout
+        # All attempts at robots.txt and at the row, and a rest that the host has asked for before.
+        deadline += 2 * (fetch_config.row_timeout + fetch_config.timeout) + fetch_config.timeout + LONGEST_DELAY
     poison = None if config.keep_poison is None else Path(config.keep_poison)
     crew = make_crew(setup.crew, work, workers, deadline, memory=bound, keep_poison=poison)
     fetcher = NoFetcher(workers) if setup.fetch == "worker" else _make_fetcher(setup.fetch, fetch_config)

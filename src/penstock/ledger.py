@@ -42,6 +42,8 @@ IDENTITY = (
     "max_aspect",
     "max_bytes",
     "deny_hosts",
+    "allow_scheme",
+    "assume_https",
     "robots",
     "opt_outs",
     "insecure",

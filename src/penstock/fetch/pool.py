@@ -83,6 +83,7 @@ class ThreadFetcher:
         resolver: By default the system's, behind the guard that `config` asks for. One that is given stays open.
         ssl_context: By default the one that `config` asks for.
         limits: Finer than `config` has them.
+        alone: See `Dispatch`.
     """
 
     def __init__(
@@ -92,8 +93,10 @@ class ThreadFetcher:
         resolver: Resolver | None = None,
         ssl_context: ssl.SSLContext | None = None,
         limits: Limits | None = None,
+        alone: bool = False,
     ) -> None:
         self.width = config.connections
+        self._alone = alone
         limits = limits or Limits.of(config)
         connecting = connecting_guard(config)
         self._web = _Web(
@@ -116,7 +119,7 @@ class ThreadFetcher:
         self._deliver = deliver
         self._on_broken = on_broken
         self._budget = budget
-        self._dispatch = Dispatch(self._web.config, budget, self._wake)
+        self._dispatch = Dispatch(self._web.config, budget, self._wake, alone=self._alone)
         self._start_thread(self._watch, "penstock-watchdog")
 
     def submit(self, row: Row) -> None:
@@ -278,8 +281,7 @@ class SyncClient:
 
     @cached_property
     def _fetcher(self) -> ThreadFetcher:
-        # Whoever fetches one row at a time cannot tell an outage from a dead host, and is itself under a deadline.
-        fetcher = ThreadFetcher(dataclasses.replace(self._config, connections=1, outage="ignore"))
+        fetcher = ThreadFetcher(dataclasses.replace(self._config, connections=1), alone=True)
         fetcher.start(lambda _, parts: self._answers.put(parts), self._budget, lambda _: self._answers.put(None))
         return fetcher
 

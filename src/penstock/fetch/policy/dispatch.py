@@ -18,6 +18,7 @@ does, and `Outage` says that it is this machine, all such attempts are given bac
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 from collections.abc import Callable
 
@@ -68,6 +69,9 @@ class Dispatch:
         config: what may be fetched, how wide, how patiently.
         budget: bounds the bytes of all attempts.
         wake: called, from any thread, when there is room again for an attempt.
+        alone: it serves one row at a time, whose worker is under a deadline and does nothing else meanwhile: so no host is
+            waited for longer than an attempt may take, an outage cannot be told from a dead host, and what this machine
+            lacks is waited for as long as the deadline allows.
         uniform: random numbers in [0, 1), for the pauses.
     """
 
@@ -77,6 +81,7 @@ class Dispatch:
         budget: ByteBudget,
         wake: Callable[[], None],
         *,
+        alone: bool = False,
         uniform: Callable[[], float] = random.random,
     ) -> None:
         self._rules = UrlRules.of(config)
@@ -91,7 +96,9 @@ class Dispatch:
         self._trouble = Trouble()
         # A proxy that is gone refuses: for whoever has one, that is an outage.
         unreached = UNREACHED | {Reason.CONNECT_REFUSED} if config.proxy else UNREACHED
-        self._outage = Outage(unreached) if config.outage == "wait" else None
+        self._outage = Outage(unreached) if config.outage == "wait" and not alone else None
+        self._patience = min(PATIENCE, config.timeout) if alone else PATIENCE
+        self._local_patience = math.inf if alone else LOCAL_PATIENCE
         self._outages = 0
         self._back_at = -1.0
         """When the last outage ended."""
@@ -219,7 +226,7 @@ class Dispatch:
         """What the turn of a job is used for: an attempt (its own, or one at robots.txt), a failure, or nothing yet."""
         host = job.target.host_key
         if self._is_parked(host, now):
-            return ItemError(Reason.HTTP_RATE_LIMITED, f"the host asked for more than {PATIENCE:.0f} s of rest")
+            return ItemError(Reason.HTTP_RATE_LIMITED, f"the host asked for more than {self._patience:.0f} s of rest")
         if self._manners.is_given_up(host, now):
             return ItemError(Reason.HOST_UNAVAILABLE, host)
         if self._robots is None or job.origin or job.target.stored:
@@ -372,7 +379,7 @@ class Dispatch:
     def _give_back(self, job: Job, error: ItemError, now: float) -> None:
         """This machine had nothing left for the attempt: fewer at a time from now on."""
         self._trouble.begin(error.reason, now)
-        if self._trouble.lasts(now) > LOCAL_PATIENCE:
+        if self._trouble.lasts(now) > self._local_patience:
             raise LocalError(error.reason, error.detail)
         job.attempts = max(0, job.attempts - 1)
         self._given_back += 1
@@ -386,7 +393,7 @@ class Dispatch:
             self._trouble.end(now)
 
     def _rest(self, host: str, pause: float | None, now: float) -> None:
-        if pause is not None and pause > PATIENCE:
+        if pause is not None and pause > self._patience:
             self._parked[host] = now + pause
         elif pause is not None:
             self._schedule.hold(host, now, pause)
