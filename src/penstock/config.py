@@ -357,7 +357,7 @@ class FlowConfig(_Config):
         None,
         "memory that a worker process may take for one image; default: what --max-pixels can need, and no bound for a "
         "transform of your own",
-        at_least=2**28,
+        at_least=2**24,
         parse=parse_size,
         metavar="SIZE",
     )

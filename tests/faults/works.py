@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import os
@@ -163,8 +164,16 @@ def _kill_siblings(_: str) -> None:
             pid, after = int(stat.parent.name), stat.read_text().rpartition(")")[2].split()
         except OSError:  # it has ended meanwhile
             continue
-        if int(after[1]) == os.getppid() and pid != os.getpid():
+        if (
+            int(after[1]) == os.getppid() and pid != os.getpid() and _is_worker(pid)
+        ):  # servers of the tests are siblings, too
             os.kill(pid, signal.SIGKILL)
+
+
+def _is_worker(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return b"penstock.crew.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False
 
 
 def _babble(size: str) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import hypothesis
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 from penstock.config import FetchConfig
 from penstock.errors import ItemError, LocalError
 from penstock.fetch.budget import ByteBudget
+from penstock.fetch.policy import dispatch as dispatch_policy
+from penstock.fetch.policy import outage as outage_policy
 from penstock.fetch.policy.answers import Body
 from penstock.fetch.policy.dispatch import FIRST_GUESS, LOCAL_PATIENCE, LOCAL_PAUSE, PATIENCE, Dispatch
 from penstock.fetch.policy.job import Done, Job
@@ -143,24 +146,30 @@ def test_no_room_no_attempt() -> None:
     assert take(dispatch).reserved < FIRST_GUESS
 
 
-def _play(draw: Callable[[st.SearchStrategy[int]], int], dispatch: Dispatch, rows: int) -> list[Done]:
-    """Let every attempt end in a way of its own until nothing is left."""
+def _play(
+    draw: Callable[[st.SearchStrategy[int]], int],
+    dispatch: Dispatch,
+    rows: int,
+    reasons: Sequence[Reason],
+    patience: int,
+) -> list[Done]:
+    """Let every attempt end in a way of its own until nothing is left; after `patience` failures all goes well."""
     done: list[Done] = []
     for index in range(rows):
         done += dispatch.admit(row_of(index, *[f"http://host{draw(st.integers(0, 2))}/"] * (1 + index % 3)), 0)
     now, running = 0.0, []
-    reasons = [reason for reason in Reason if reason.retry is not Retry.LOCAL]
-    while True:
+    for _ in range(10_000):  # an attempt that ends leads on: it cannot take more
         job, without = dispatch.next(now)
         done += without
         if job is not None:
             running.append(job)
         elif running:
             job = running.pop(draw(st.integers(0, len(running) - 1)))
-            kind = draw(st.integers(0, len(reasons)))
+            kind = draw(st.integers(0, len(reasons))) if patience else len(reasons)
             if kind == len(reasons):
                 done += dispatch.succeeded(job, Body(b"x" * 1000, 200), now)
             else:
+                patience -= 1
                 after = [None, 0.0, 5.0, 1000.0][draw(st.integers(0, 3))]
                 done += dispatch.failed(job, AttemptError(reasons[kind], retry_after=after), now)
                 now += draw(st.integers(0, 5))
@@ -168,6 +177,7 @@ def _play(draw: Callable[[st.SearchStrategy[int]], int], dispatch: Dispatch, row
             now = max(now, wake_at)
         else:
             return done
+    raise AssertionError("it never ends")
 
 
 @given(st.data(), st.integers(1, 8))
@@ -177,12 +187,29 @@ def test_every_row_is_delivered_once(data: st.DataObject, rows: int) -> None:
     dispatch, budget = make(
         retries=2, per_host=2, connections=4, robots=data.draw(st.sampled_from(["ignore", "respect"]))
     )
-    done = _play(data.draw, dispatch, rows)
+    reasons = [reason for reason in Reason if reason.retry is not Retry.LOCAL]
+    done = _play(data.draw, dispatch, rows, reasons, 1000)
     assert sorted(row.index for row, _ in done) == list(range(rows))
     assert all(len(parts) == len(row.requests) for row, parts in done)
     sizes = [len(part.data) for _, parts in done for part in parts if isinstance(part, Fetched)]
     assert budget.used == sum(sizes)
     assert all(part.attempts <= 3 for _, parts in done for part in parts)
+
+
+@given(st.data(), st.integers(3, 8))
+@hypothesis.settings(suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large])
+def test_every_row_is_delivered_once_whatever_outages_come(data: st.DataObject, rows: int) -> None:
+    """The same where a few failures make an outage, and this machine lacks things at times."""
+    reasons = [Reason.CONNECT_UNREACHABLE, Reason.DNS_TEMPORARY, Reason.LOCAL_DESCRIPTORS, Reason.HTTP_NOT_FOUND]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(outage_policy, "ATTEMPTS", 4)
+        patch.setattr(outage_policy, "HOSTS", 2)
+        patch.setattr(dispatch_policy, "LOCAL_PATIENCE", math.inf)
+        dispatch, budget = make(retries=1, connections=4)
+        done = _play(data.draw, dispatch, rows, reasons, 40)
+    assert sorted(row.index for row, _ in done) == list(range(rows))
+    assert budget.used == sum(len(part.data) for _, parts in done for part in parts if isinstance(part, Fetched))
+    assert not any(part.reason.retry is Retry.LOCAL for _, parts in done for part in parts if isinstance(part, Failure))
 
 
 def reasons_of(done: list[Done]) -> list[tuple[int, Reason | None]]:
@@ -413,3 +440,16 @@ def test_names_are_looked_up_again_when_very_many_do_not_exist() -> None:
     job = take(dispatch, 40)
     assert job.attempts == 2
     assert reasons_of(dispatch.failed(job, AttemptError(Reason.DNS_NXDOMAIN), 40))
+
+
+def test_a_row_in_doubt_does_not_wait_for_ever() -> None:
+    """When the last row ends without an attempt, nobody is left who could answer: so all that is in doubt counts."""
+    dispatch, _ = make(robots="respect", retries=0)
+    dispatch.admit(row_of(0, "http://silent/"), 0)
+    dispatch.admit(row_of(1, "http://refused/"), 0)
+    silent, refused = take(dispatch), take(dispatch)
+    assert dispatch.failed(refused, AttemptError(Reason.CONNECT_REFUSED), 0) == []
+    assert dispatch.failed(silent, AttemptError(Reason.DNS_TEMPORARY), 0) == []
+    job, done = dispatch.next(0)
+    assert job is None
+    assert sorted(reasons_of(done)) == [(0, Reason.DNS_TEMPORARY), (1, Reason.CONNECT_REFUSED)]

@@ -148,9 +148,13 @@ class Dispatch:
 
     def wake_at(self) -> float | None:
         """When to ask `next` again though nothing has happened."""
-        if self._outage is not None and self._outage.reason is not None:
-            return self._outage.wake_at()
-        return self._schedule.wake_at()
+        rested = self._schedule.wake_at()
+        if self._outage is None or self._outage.reason is None:
+            return rested
+        probe = self._outage.wake_at()
+        if probe is None or self._schedule.offers:
+            return probe
+        return None if rested is None else max(probe, rested)
 
     def wish(self, job: Job) -> Wish:
         """What the present attempt asks for."""
@@ -307,12 +311,15 @@ class Dispatch:
         job.reserved = 0
 
     def _end(self, job: Job, error: ItemError, now: float) -> list[Done]:
-        """A failure is final, unless it is doubtful: then somebody has to answer first."""
+        """A failure is final, unless it is doubtful: then somebody has to answer first, or nobody be left to do so."""
+        done: list[Done] = []
         if self._outage is None or error.reason not in DOUBTFUL:
-            return self._conclude(job, error, now, leave=True)
-        self._leave(job, now)
-        self._limbo.append((job, error))
-        return [] if self._schedule.active or self._schedule.waiting else self._release(now)
+            done += self._conclude(job, error, now, leave=True)
+        else:
+            self._leave(job, now)
+            self._limbo.append((job, error))
+        idle = not self._schedule.active and not self._schedule.waiting
+        return done + self._release(now) if idle else done
 
     def _conclude(self, job: Job, error: ItemError, now: float, *, leave: bool = False) -> list[Done]:
         if job.origin:
@@ -381,6 +388,8 @@ class Dispatch:
         self._trouble.begin(error.reason, now)
         if self._trouble.lasts(now) > self._local_patience:
             raise LocalError(error.reason, error.detail)
+        if job.probe and self._outage is not None:
+            self._outage.probe_failed(now)
         job.attempts = max(0, job.attempts - 1)
         self._given_back += 1
         self._again(job, now, LOCAL_PAUSE)

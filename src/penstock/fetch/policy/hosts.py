@@ -84,6 +84,11 @@ class Schedule(Generic[T]):
                 self._settle(host, self._slots[host], now)
         return bool(self._round) and self.active < self.width
 
+    @property
+    def offers(self) -> bool:
+        """Whether some host is in turn, whatever the width."""
+        return bool(self._round)
+
     def take(self, now: float) -> T | None:
         """The request to start now, if there is one."""
         if not self.ready(now):
