@@ -29,6 +29,7 @@ from penstock.fetch.budget import ByteBudget
 from penstock.fetch.descriptors import raise_limit
 from penstock.fetch.none import NoFetcher
 from penstock.fetch.policy.robots import LONGEST_DELAY
+from penstock.fetch.policy.urls import UrlRules
 from penstock.flow import Lane
 from penstock.image.work import ImageWork, Transform, TransformWork
 
@@ -96,12 +97,13 @@ def choose(config: RunConfig, *, cores: int | None = None, splittable: bool = Tr
 
 
 def check_fetchable(config: FetchConfig) -> None:
-    """See that what the options need for fetching is installed.
+    """See that the options of fetching make sense together with this machine, before anything is begun.
 
     Raises:
         MissingExtraError: a package is missing; the message has the pip line.
-        ConfigError: a scheme of ``--allow-scheme`` is none of a storage.
+        ConfigError: a scheme of ``--allow-scheme`` is none of a storage, or ``--deny-hosts`` names what is no host.
     """
+    UrlRules.of(config)
     if config.allow_scheme:
         from penstock.fetch.storage import check_schemes
 

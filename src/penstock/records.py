@@ -114,7 +114,11 @@ class Reason(enum.StrEnum):
         Retry.NEVER,
         "the URL cannot be parsed, has no scheme or host, or holds control characters",
     )
-    URL_SCHEME_DENIED = "url.scheme_denied", Retry.NEVER, "only http and https are fetched"
+    URL_SCHEME_DENIED = (
+        "url.scheme_denied",
+        Retry.NEVER,
+        "only http and https are fetched, and what --allow-scheme names",
+    )
     URL_CREDENTIALS = "url.credentials", Retry.NEVER, "the URL carries a user name or password"
     URL_NONSTANDARD_IP = (
         "url.nonstandard_ip",

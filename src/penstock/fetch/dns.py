@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import queue
 import socket
 import threading
 import time
@@ -21,6 +20,7 @@ from typing import Any
 from penstock.config import FetchConfig
 from penstock.errors import ItemError
 from penstock.fetch.policy.addresses import AddressGuard
+from penstock.fetch.staff import Staff
 from penstock.records import Reason
 
 __all__ = ["Answer", "Found", "Lookup", "Resolver", "open_resolver"]
@@ -132,10 +132,7 @@ class Resolver:
         self._lock = threading.Lock()
         self._cache: dict[str, tuple[float, Answer]] = {}
         self._flights: dict[str, Future[Answer]] = {}
-        self._questions: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        self._threads = 0
-        self._idle = 0
-        self._closed = False
+        self._staff: Staff[str] = Staff(self._find_out, MAX_THREADS, "penstock-dns")
 
     def ask(self, host: str) -> Answer | Future[Answer]:
         """What is known, or the future of what is being found out. A future that is shared: do not cancel it."""
@@ -149,8 +146,7 @@ class Resolver:
             flight = self._flights.get(host)
             if flight is None:
                 flight = self._flights[host] = Future()
-                self._staff()
-                self._questions.put(host)
+                self._staff.put(host)
         return flight
 
     def lookup(self, host: str, timeout: float, interrupt: Future[None]) -> tuple[str, ...]:
@@ -181,33 +177,18 @@ class Resolver:
 
     def close(self) -> None:
         """Let idle threads end. One that hangs in a lookup ends when that does; being a daemon, it holds up nothing."""
-        with self._lock:
-            if not self._closed:
-                self._closed = True
-                for _ in range(self._threads):
-                    self._questions.put(None)
+        self._staff.close()
 
     def _cached(self, host: str) -> Answer | None:
         entry = self._cache.get(host)
         return entry[1] if entry is not None and entry[0] > self._clock() else None
 
-    def _staff(self) -> None:
-        """See to it that a thread takes the next question; called with the lock held."""
-        if self._idle > 0:
-            self._idle -= 1
-        elif self._threads < MAX_THREADS:
-            self._threads += 1
-            threading.Thread(target=self._serve, name="penstock-dns", daemon=True).start()
-
-    def _serve(self) -> None:
-        while (host := self._questions.get()) is not None:
-            answer = self._resolve(host)
-            with self._lock:
-                flight = self._flights.pop(host)
-                self._remember(host, answer)
-                if self._questions.empty():
-                    self._idle += 1
-            flight.set_result(answer)
+    def _find_out(self, host: str) -> None:
+        answer = self._resolve(host)
+        with self._lock:
+            flight = self._flights.pop(host)
+            self._remember(host, answer)
+        flight.set_result(answer)
 
     def _remember(self, host: str, answer: Answer) -> None:
         self._cache.pop(host, None)

@@ -7,8 +7,6 @@ Every read has a thread to itself, because the file systems of fsspec block. The
 from __future__ import annotations
 
 import errno
-import queue
-import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 
@@ -17,6 +15,7 @@ from fsspec.registry import known_implementations
 
 from penstock.errors import ConfigError, ItemError, MissingExtraError
 from penstock.fetch.policy.urls import Target
+from penstock.fetch.staff import Staff
 from penstock.records import Reason
 
 __all__ = ["Storage", "check_schemes"]
@@ -91,11 +90,7 @@ class Storage:
     """
 
     def __init__(self, threads: int = 32) -> None:
-        self._width = threads
-        self._lock = threading.Lock()
-        self._questions: queue.SimpleQueue[_Question | None] = queue.SimpleQueue()
-        self._threads = 0
-        self._idle = 0
+        self._staff: Staff[_Question] = Staff(self._answer, threads, "penstock-storage")
         self._closed = False
 
     def ask(self, target: Target, max_bytes: int) -> Future[bytes]:
@@ -106,50 +101,25 @@ class Storage:
             max_bytes: A larger object fails; no more of it than one byte beyond is read.
         """
         answer: Future[bytes] = Future()
-        with self._lock:
-            if self._closed:
-                answer.set_exception(_closed())
-                return answer
-            self._staff()
-            self._questions.put((target, max_bytes, answer))
+        if self._closed:
+            answer.set_exception(_closed())
+        else:
+            self._staff.put((target, max_bytes, answer))
         return answer
 
     def close(self) -> None:
         """Fail what has not begun, and let idle threads end. One that hangs in a read ends when that does."""
-        with self._lock:
-            if not self._closed:
-                self._closed = True
-                for _ in range(self._threads):
-                    self._questions.put(None)
+        self._closed = True
+        self._staff.close()
 
-    def _staff(self) -> None:
-        """See to it that a thread takes the next question; called with the lock held."""
-        if self._idle > 0:
-            self._idle -= 1
-        elif self._threads < self._width:
-            self._threads += 1
-            threading.Thread(target=self._serve, name="penstock-storage", daemon=True).start()
-
-    def _serve(self) -> None:
-        while self._serve_next():
-            pass
-
-    def _serve_next(self) -> bool:
-        """Answer one question; a function of its own, so that an idle thread holds nothing of the last answer."""
-        question = self._questions.get()
-        if question is None:
-            return False
+    def _answer(self, question: _Question) -> None:
         target, max_bytes, answer = question
         answer.set_running_or_notify_cancel()  # from here on it cannot be cancelled, and takes its result
         result = _closed() if self._closed else _read(target, max_bytes)
-        with self._lock:
-            if self._questions.empty():
-                self._idle += 1
         if isinstance(result, ItemError):
             answer.set_exception(result)
         else:
             answer.set_result(result)
-        return True
 
 
 _Question = tuple[Target, int, "Future[bytes]"]
