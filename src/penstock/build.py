@@ -144,8 +144,8 @@ def build_lane(setup: Setup, config: RunConfig, work: Work, *, lane: int = 0) ->
         from penstock.crew.fetching import FetchingWork
 
         work = FetchingWork(fetch_config, work)
-        # All attempts at robots.txt and at the row, and a rest that the host has asked for before.
-        deadline += 2 * (fetch_config.row_timeout + fetch_config.timeout) + fetch_config.timeout + LONGEST_DELAY
+        # What `Dispatch` allows a row that is alone; what may begin right before its end, at robots.txt; a last rest.
+        deadline += 2 * fetch_config.row_timeout + 3 * fetch_config.timeout + LONGEST_DELAY
     poison = None if config.keep_poison is None else Path(config.keep_poison)
     crew = make_crew(setup.crew, work, workers, deadline, memory=bound, keep_poison=poison)
     fetcher = NoFetcher(workers) if setup.fetch == "worker" else _make_fetcher(setup.fetch, fetch_config)

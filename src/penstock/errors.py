@@ -109,6 +109,8 @@ class ItemError(Exception):
         self.detail = detail
         self.http_status = http_status
         self.size = size
+        self.attempts = 0
+        """Made at something else, for the sake of many rows: robots.txt."""
 
     def failure(self, attempts: int = 0) -> Failure:
         """The failure that this exception stands for."""

@@ -188,7 +188,9 @@ class Run(Watch):
     def _do(self, job: Job) -> Summary | None:
         """The list and, if they are wanted, the retries; None if there was nothing to do."""
         summary = None if self._list_is_done() else self._do_list(job)
-        if self.config.retry_failed and self._ledger.finished_rows is not None and not self._stop_asked:
+        if self.config.retry_failed and self._ledger.finished_rows is not None:
+            if self._stop_asked and summary is None:
+                raise KeyboardInterrupt  # "nothing to do" would not be true
             retried = self._do_retries(job)
             summary = retried if summary is None else summary.followed_by(retried)
         if summary is not None and summary.complete:
@@ -212,7 +214,7 @@ class Run(Watch):
         self._ledger = ledger
         if self.config.verify:
             self._take_back_damaged()
-        return Job(
+        job = Job(
             config=self.config,
             setup=self._setup,
             folder=self.out,
@@ -222,6 +224,9 @@ class Run(Watch):
             parts=() if self._transform else ("image",) if self.config.format == "arrays" else (self.config.encode,),
             tick=self._tick,
         )
+        if self.config.verify:
+            job.store().sweep(set(ledger.shards))  # of what an earlier run gave up, and was killed before it deleted it
+        return job
 
     def _take_back_damaged(self) -> None:
         """Give up the shards whose files are not what was committed: what follows does their rows again."""
@@ -339,10 +344,10 @@ class Run(Watch):
         )
 
     def _finished_report(self) -> Report:
-        """The report of a run that had nothing to do; it is stored only if no earlier run came so far."""
+        """The report of a run that had nothing to do; it is stored only if no earlier run's tells the same account."""
         report = self._blank_report()
         stored = read_report(self.out)
-        if stored is None or not stored.finished:
+        if stored is None or not stored.finished or stored.with_account(self._ledger.account) != stored:
             self._folder.write_report(report.as_dict())
         return report
 

@@ -61,7 +61,7 @@ MARK = "PENSTOCK_KILL_MATRIX"
 """Variable by which a run's processes are known, whoever is their parent."""
 PATIENCE = 60.0
 """Seconds after which a run of one or two counts as hung."""
-AT_ONCE = 5.0
+AT_ONCE = 9.0
 """Seconds within which the second Ctrl-C, and the death of orphans, must have worked, on a busy machine."""
 
 Kind = Literal["new", "resumed", "retried"]

@@ -62,12 +62,12 @@ def test_attempts_and_seconds_add_up() -> None:
     """The outcome counts all attempts, and the time from the start of the first one, not from the queue."""
     dispatch, budget = make(retries=2)
     dispatch.admit(row_of(0, "http://host/"), 0)
-    assert dispatch.failed(take(dispatch, 10), AttemptError(Reason.HTTP_SERVER_ERROR), 11) == []
+    assert dispatch.ended(take(dispatch, 10), AttemptError(Reason.HTTP_SERVER_ERROR), 11) == []
     assert dispatch.next(11.4) == (None, [])
     assert dispatch.wake_at() == 11.5
     job = take(dispatch, 11.5)
     job.head_came = 12.5
-    ((_, parts),) = dispatch.succeeded(job, Body(b"data", 200), 14)
+    ((_, parts),) = dispatch.ended(job, Body(b"data", 200), 14)
     assert parts == (Fetched("part0", b"data", 200, 2, 4.0, 1.5),)
     assert budget.used == 4
 
@@ -76,8 +76,8 @@ def test_a_failure_took_all_of_its_attempts() -> None:
     """Its time goes from the start of the first attempt to the end of the last, with the pause between them."""
     dispatch, _ = make(retries=1)
     dispatch.admit(row_of(0, "http://host/"), 0)
-    dispatch.failed(take(dispatch, 10), AttemptError(Reason.HTTP_SERVER_ERROR), 11)
-    ((_, parts),) = dispatch.failed(take(dispatch, 11.5), AttemptError(Reason.HTTP_SERVER_ERROR), 14)
+    dispatch.ended(take(dispatch, 10), AttemptError(Reason.HTTP_SERVER_ERROR), 11)
+    ((_, parts),) = dispatch.ended(take(dispatch, 11.5), AttemptError(Reason.HTTP_SERVER_ERROR), 14)
     assert parts == (Failure(Reason.HTTP_SERVER_ERROR, attempts=2, seconds=4.0),)
 
 
@@ -86,8 +86,8 @@ def test_a_row_waits_for_all_of_its_parts() -> None:
     dispatch, budget = make()
     assert dispatch.admit(row_of(0, "http://a/", None, "http://b/"), 0) == []
     first, second = take(dispatch), take(dispatch)
-    assert dispatch.succeeded(second, Body(b"second", 200), 1) == []
-    ((_, parts),) = dispatch.succeeded(first, Body(b"first", 200), 2)
+    assert dispatch.ended(second, Body(b"second", 200), 1) == []
+    ((_, parts),) = dispatch.ended(first, Body(b"first", 200), 2)
     assert [part.data if isinstance(part, Fetched) else part.reason for part in parts] == [
         b"first",
         Reason.URL_MISSING,
@@ -104,10 +104,10 @@ def test_the_limited_host_of_a_redirect_is_held() -> None:
     first = take(dispatch)
     waiting = take(dispatch)
     assert waiting.target.host == "to"
-    dispatch.failed(waiting, AttemptError(Reason.CONNECT_REFUSED), 0)
-    dispatch.moved(first, check_url("http://to/"), 0)
+    dispatch.ended(waiting, AttemptError(Reason.CONNECT_REFUSED), 0)
+    dispatch.ended(first, check_url("http://to/"), 0)
     assert take(dispatch).target.host == "from"
-    dispatch.failed(take(dispatch), AttemptError(Reason.HTTP_RATE_LIMITED, retry_after=20), 0)
+    dispatch.ended(take(dispatch), AttemptError(Reason.HTTP_RATE_LIMITED, retry_after=20), 0)
     assert dispatch.next(19) == (None, [])
     assert take(dispatch, 20).target.host == "to"
 
@@ -118,7 +118,7 @@ def test_a_host_that_asks_for_hours_is_not_waited_for() -> None:
     for index, host in enumerate(["limited", "limited", "limited", "free"]):
         dispatch.admit(row_of(index, f"http://{host}/"), 0)
     job = take(dispatch)
-    (done,) = dispatch.failed(job, AttemptError(Reason.HTTP_RATE_LIMITED, retry_after=PATIENCE + 1), 0)
+    (done,) = dispatch.ended(job, AttemptError(Reason.HTTP_RATE_LIMITED, retry_after=PATIENCE + 1), 0)
     assert isinstance(done[1][0], Failure)
     next_job, done_without = dispatch.next(0)
     assert next_job is not None
@@ -139,7 +139,7 @@ def test_no_room_no_attempt() -> None:
         dispatch.admit(row_of(index, f"http://host{index}/"), 0)
     first, _ = take(dispatch), take(dispatch)
     assert dispatch.next(0) == (None, [])
-    dispatch.succeeded(first, Body(b"x", 200), 1)
+    dispatch.ended(first, Body(b"x", 200), 1)
     assert woken == []
     budget.release(1)
     assert woken == [1]
@@ -167,11 +167,11 @@ def _play(
             job = running.pop(draw(st.integers(0, len(running) - 1)))
             kind = draw(st.integers(0, len(reasons))) if patience else len(reasons)
             if kind == len(reasons):
-                done += dispatch.succeeded(job, Body(b"x" * 1000, 200), now)
+                done += dispatch.ended(job, Body(b"x" * 1000, 200), now)
             else:
                 patience -= 1
                 after = [None, 0.0, 5.0, 1000.0][draw(st.integers(0, 3))]
-                done += dispatch.failed(job, AttemptError(reasons[kind], retry_after=after), now)
+                done += dispatch.ended(job, AttemptError(reasons[kind], retry_after=after), now)
                 now += draw(st.integers(0, 5))
         elif (wake_at := dispatch.wake_at()) is not None:
             now = max(now, wake_at)
@@ -225,7 +225,7 @@ def test_robots_txt_is_asked_before_the_first_row_of_an_origin() -> None:
     assert asking.target.url == "http://host/robots.txt"
     assert dispatch.wish(asking).cut
     assert dispatch.next(0) == (None, [])
-    assert dispatch.succeeded(asking, Body(b"User-agent: *\nDisallow: /private", 200), 1) == []
+    assert dispatch.ended(asking, Body(b"User-agent: *\nDisallow: /private", 200), 1) == []
     assert take(dispatch, 1).target.path == "/good.jpg"
     job, done = dispatch.next(1)
     assert job is not None
@@ -241,7 +241,7 @@ def test_rows_of_a_host_that_is_not_there_share_the_failure_of_its_robots_txt() 
     for index in range(3):
         dispatch.admit(row_of(index, f"http://host/{index}"), 0)
     for now in (0, 1):
-        assert dispatch.failed(take(dispatch, now), AttemptError(Reason.CONNECT_REFUSED), now) == []
+        assert dispatch.ended(take(dispatch, now), AttemptError(Reason.CONNECT_REFUSED), now) == []
     job, done = dispatch.next(1)
     assert job is None
     assert reasons_of(done) == [(index, Reason.CONNECT_REFUSED) for index in range(3)]
@@ -257,12 +257,12 @@ def test_a_crawl_delay_is_kept() -> None:
     dispatch.admit(row_of(3, "http://never/"), 0)
     for delay in (b"10", b"3600"):
         job = take(dispatch)
-        assert dispatch.succeeded(job, Body(b"User-agent: *\nCrawl-delay: " + delay, 200), 0) == []
+        assert dispatch.ended(job, Body(b"User-agent: *\nCrawl-delay: " + delay, 200), 0) == []
     first, done = dispatch.next(0)
     assert first is not None
     rest = done + dispatch.next(0)[1]
     assert reasons_of(rest) == [(3, Reason.OPTOUT_ROBOTS)]
-    dispatch.succeeded(first, Body(b"x", 200), 1)
+    dispatch.ended(first, Body(b"x", 200), 1)
     assert dispatch.next(9) == (None, [])
     assert dispatch.wake_at() == 10
     take(dispatch, 10)
@@ -273,15 +273,15 @@ def test_a_redirect_waits_for_its_host_s_turn_and_its_robots_txt() -> None:
     """The hop is the target's request: its limits hold, its robots.txt is asked, and the attempt is the same one."""
     dispatch, _ = make(robots="respect", retries=0)
     dispatch.admit(row_of(0, "https://from/"), 0)
-    dispatch.succeeded(take(dispatch), Body(b"", 200), 0)
+    dispatch.ended(take(dispatch), Body(b"", 200), 0)
     job = take(dispatch, 1)
-    assert dispatch.moved(job, check_url("http://to/x"), 3) == []
+    assert dispatch.ended(job, check_url("http://to/x"), 3) == []
     asking = take(dispatch, 3)
     assert asking.target.url == "http://to/robots.txt"
-    dispatch.failed(asking, AttemptError(Reason.HTTP_NOT_FOUND, http_status=404), 4)
+    dispatch.ended(asking, AttemptError(Reason.HTTP_NOT_FOUND, http_status=404), 4)
     again = take(dispatch, 4)
     assert (again, again.hops, again.attempts, again.spent) == (job, 1, 1, 2)
-    ((_, (part,)),) = dispatch.succeeded(job, Body(b"x", 200), 5)
+    ((_, (part,)),) = dispatch.ended(job, Body(b"x", 200), 5)
     assert isinstance(part, Fetched)
     assert part.downgraded
     assert part.attempts == 1
@@ -292,9 +292,9 @@ def test_a_failed_hop_begins_again_at_the_beginning() -> None:
     dispatch, _ = make(retries=1)
     dispatch.admit(row_of(0, "http://from/"), 0)
     job = take(dispatch)
-    dispatch.moved(job, check_url("http://to/"), 0)
+    dispatch.ended(job, check_url("http://to/"), 0)
     assert take(dispatch).target.host == "to"
-    dispatch.failed(job, AttemptError(Reason.HTTP_SERVER_ERROR, http_status=500), 0)
+    dispatch.ended(job, AttemptError(Reason.HTTP_SERVER_ERROR, http_status=500), 0)
     assert take(dispatch, 10).target.host == "from"
     assert (job.attempts, job.hops) == (2, 0)
 
@@ -314,9 +314,9 @@ def test_rows_of_a_dead_host_cost_five_attempts() -> None:
             break
         attempts += 1
         if job.target.host == "alive":
-            done += dispatch.succeeded(job, Body(b"x", 200), 0)
+            done += dispatch.ended(job, Body(b"x", 200), 0)
         else:
-            done += dispatch.failed(job, AttemptError(Reason.CONNECT_TIMEOUT), 0)
+            done += dispatch.ended(job, AttemptError(Reason.CONNECT_TIMEOUT), 0)
     reasons = [reason for _, reason in reasons_of(done)]
     assert attempts == DEAD + 1
     assert reasons.count(Reason.CONNECT_TIMEOUT) == DEAD
@@ -332,20 +332,26 @@ def test_a_failure_in_doubt_counts_when_somebody_answers() -> None:
     for index, host in enumerate(["dead", "alive", "dead2"]):
         dispatch.admit(row_of(index, f"http://{host}/"), 0)
     dead, alive, other = take(dispatch), take(dispatch), take(dispatch)
-    assert dispatch.failed(dead, AttemptError(Reason.CONNECT_TIMEOUT), 1) == []
-    done = dispatch.failed(alive, AttemptError(Reason.HTTP_NOT_FOUND, http_status=404), 2)
+    assert dispatch.ended(dead, AttemptError(Reason.CONNECT_TIMEOUT), 1) == []
+    done = dispatch.ended(alive, AttemptError(Reason.HTTP_NOT_FOUND, http_status=404), 2)
     assert reasons_of(done) == [(0, Reason.CONNECT_TIMEOUT), (1, Reason.HTTP_NOT_FOUND)]
-    assert reasons_of(dispatch.failed(other, AttemptError(Reason.DNS_TIMEOUT), 3)) == [(2, Reason.DNS_TIMEOUT)], (
+    assert reasons_of(dispatch.ended(other, AttemptError(Reason.DNS_TIMEOUT), 3)) == [(2, Reason.DNS_TIMEOUT)], (
         "the last"
     )
 
 
 def outage(dispatch: Dispatch, rows: int) -> None:
-    """The network goes down under so many rows, each of another host."""
+    """The network goes down under so many rows, each of another host; one host has answered before."""
+    dispatch.admit(row_of(rows, "http://good/"), 0)
+    dispatch.ended(take(dispatch), AttemptError(Reason.HTTP_NOT_FOUND, http_status=404), 0)
     for index in range(rows):
         dispatch.admit(row_of(index, f"http://host{index}/"), 0)
-    for _ in range(ATTEMPTS):
-        assert dispatch.failed(take(dispatch), AttemptError(Reason.CONNECT_UNREACHABLE), 0) == []
+    for _ in range(ATTEMPTS - 1):
+        assert dispatch.ended(take(dispatch), AttemptError(Reason.CONNECT_UNREACHABLE), 0) == []
+    probe = take(dispatch)
+    assert probe.target.url == "http://good/robots.txt"
+    assert dispatch.next(0) == (None, []), "nothing else begins"
+    assert dispatch.ended(probe, AttemptError(Reason.CONNECT_UNREACHABLE), 0) == []
 
 
 def test_an_outage_fails_no_row() -> None:
@@ -357,19 +363,63 @@ def test_an_outage_fails_no_row() -> None:
     assert dispatch.wake_at() == PROBE_EVERY
     probe = take(dispatch, PROBE_EVERY)
     assert dispatch.next(PROBE_EVERY + 1) == (None, []), "one probe at a time"
-    assert dispatch.failed(probe, AttemptError(Reason.CONNECT_UNREACHABLE), 2) == []
+    assert dispatch.ended(probe, AttemptError(Reason.CONNECT_UNREACHABLE), 2) == []
     now = dispatch.wake_at()
     assert now is not None
-    done = dispatch.succeeded(take(dispatch, now), Body(b"x", 200), now)
-    while (job := dispatch.next(now)[0]) is not None:
-        done += dispatch.succeeded(job, Body(b"x", 200), now)
+    done = dispatch.ended(take(dispatch, now), AttemptError(Reason.HTTP_NOT_FOUND, http_status=404), now)
+    for job in iter(lambda: dispatch.next(now)[0], None):
+        done += dispatch.ended(job, Body(b"x", 200), now)
         budget.release(1)
     assert sorted(reasons_of(done)) == [(index, None) for index in range(ATTEMPTS + 10)]
     assert {part.attempts for _, parts in done for part in parts} == {1}
     statistics = dispatch.statistics(now)
     assert statistics.trouble == ""
     assert statistics.trouble_seconds == {"local.network_down": now}
-    assert statistics.given_back == ATTEMPTS + 1
+    assert statistics.given_back == ATTEMPTS - 1
+
+
+def test_many_dead_hosts_are_no_outage_while_one_answers() -> None:
+    """The end of a list may be nothing but dead hosts: one that has answered before is asked, and so they count."""
+    dispatch, _ = make(retries=0, connections=1000)
+    dispatch.admit(row_of(1000, "http://good/"), 0)
+    dispatch.ended(take(dispatch), Body(b"x", 200), 0)
+    for index in range(ATTEMPTS + 50):
+        dispatch.admit(row_of(index, f"http://dead{index}/"), 0)
+    done: list[Done] = []
+    now = 0.0
+    while len(done) < ATTEMPTS + 50:
+        job, without = dispatch.next(now)
+        done += without
+        assert job is not None
+        now += 1
+        answer = Body(b"", 200) if job.target.host == "good" else AttemptError(Reason.CONNECT_TIMEOUT)
+        done += dispatch.ended(job, answer, now)
+    assert sorted(reasons_of(done)) == [(index, Reason.CONNECT_TIMEOUT) for index in range(ATTEMPTS + 50)]
+    assert dispatch.statistics(now).trouble_seconds == {}
+
+
+def test_a_proxy_that_dies_is_an_outage() -> None:
+    """It refuses every connection: no row fails by that."""
+    dispatch, _ = make(retries=0, proxy="http://127.0.0.1:1")
+    for index in range(ATTEMPTS + 10):
+        dispatch.admit(row_of(index, f"http://host{index}/"), 0)
+    for _ in range(ATTEMPTS):
+        assert dispatch.ended(take(dispatch), AttemptError(Reason.CONNECT_REFUSED), 0) == []
+    assert dispatch.statistics(0).trouble == "local.network_down"
+
+
+def test_a_robots_txt_in_doubt_does_not_keep_its_rows_for_ever() -> None:
+    """Where a host has one request at a time, its second row comes to wait when nobody is left who could answer."""
+    dispatch, _ = make(robots="respect", retries=0, per_host=1)
+    for index in range(2):
+        dispatch.admit(row_of(index, "http://dead/"), 0)
+    assert dispatch.ended(take(dispatch), AttemptError(Reason.CONNECT_TIMEOUT), 0) == []
+    done: list[Done] = []
+    for _ in range(4):
+        job, without = dispatch.next(0)
+        assert job is None
+        done += without
+    assert sorted(reasons_of(done)) == [(index, Reason.CONNECT_TIMEOUT) for index in range(2)]
 
 
 def test_what_began_in_an_outage_and_failed_after_it_is_forgiven() -> None:
@@ -382,11 +432,12 @@ def test_what_began_in_an_outage_and_failed_after_it_is_forgiven() -> None:
         dispatch.admit(row_of(index, f"http://host{index}/"), 0)
     jobs = [take(dispatch) for _ in range(outage_rows)]
     for job in jobs[:ATTEMPTS]:
-        dispatch.failed(job, AttemptError(Reason.CONNECT_UNREACHABLE), 0)
-    done = dispatch.succeeded(jobs[-2], Body(b"x", 200), 1)
-    assert dispatch.failed(jobs[-1], AttemptError(Reason.CONNECT_TIMEOUT), 2) == []
+        dispatch.ended(job, AttemptError(Reason.CONNECT_UNREACHABLE), 0)
+    assert dispatch.statistics(1).trouble == "local.network_down", "nobody has ever answered"
+    done = dispatch.ended(jobs[-2], Body(b"x", 200), 1)
+    assert dispatch.ended(jobs[-1], AttemptError(Reason.CONNECT_TIMEOUT), 2) == []
     for again in iter(lambda: dispatch.next(2)[0], None):
-        done += dispatch.succeeded(again, Body(b"x", 200), 2)
+        done += dispatch.ended(again, Body(b"x", 200), 2)
         budget.release(1)
     assert sorted(reasons_of(done)) == [(index, None) for index in range(outage_rows)]
 
@@ -396,7 +447,7 @@ def test_an_outage_can_be_ignored() -> None:
     dispatch, _ = make(retries=0, connections=ATTEMPTS, outage="ignore")
     for index in range(ATTEMPTS + 10):
         dispatch.admit(row_of(index, f"http://host{index}/"), 0)
-        done = dispatch.failed(take(dispatch), AttemptError(Reason.CONNECT_UNREACHABLE), 0)
+        done = dispatch.ended(take(dispatch), AttemptError(Reason.CONNECT_UNREACHABLE), 0)
         assert reasons_of(done) == [(index, Reason.CONNECT_UNREACHABLE)]
 
 
@@ -407,16 +458,16 @@ def test_a_lack_of_descriptors_is_nobody_s_failure() -> None:
         dispatch.admit(row_of(index, f"http://host{index}/"), 0)
     jobs = [take(dispatch) for _ in range(8)]
     for job in jobs[4:]:
-        assert dispatch.failed(job, ItemError(Reason.LOCAL_DESCRIPTORS, "EMFILE"), 0) == []
+        assert dispatch.ended(job, ItemError(Reason.LOCAL_DESCRIPTORS, "EMFILE"), 0) == []
     assert dispatch.statistics(1).trouble == "local.descriptors"
-    done = dispatch.succeeded(jobs[0], Body(b"x", 200), LOCAL_PAUSE)
+    done = dispatch.ended(jobs[0], Body(b"x", 200), LOCAL_PAUSE)
     assert dispatch.statistics(LOCAL_PAUSE).trouble == ""
     taken = list(iter(lambda: dispatch.next(LOCAL_PAUSE)[0], None))
     assert len(taken) == 2, "three still run, and five may"
     for job in (*jobs[1:4], *taken):
-        done += dispatch.succeeded(job, Body(b"x", 200), 1)
+        done += dispatch.ended(job, Body(b"x", 200), 1)
     for job in iter(lambda: dispatch.next(1)[0], None):
-        done += dispatch.succeeded(job, Body(b"x", 200), 1)
+        done += dispatch.ended(job, Body(b"x", 200), 1)
     assert sorted(reasons_of(done)) == [(index, None) for index in range(8)]
     assert {part.attempts for _, parts in done for part in parts} == {1}
 
@@ -425,9 +476,9 @@ def test_a_lack_that_lasts_stops_the_run() -> None:
     """Waiting for ever would be a hang."""
     dispatch, _ = make()
     dispatch.admit(row_of(0, "http://host/"), 0)
-    dispatch.failed(take(dispatch), ItemError(Reason.LOCAL_DESCRIPTORS, "EMFILE"), 0)
+    dispatch.ended(take(dispatch), ItemError(Reason.LOCAL_DESCRIPTORS, "EMFILE"), 0)
     with pytest.raises(LocalError, match="ulimit"):
-        dispatch.failed(take(dispatch, 1), ItemError(Reason.LOCAL_DESCRIPTORS, "EMFILE"), LOCAL_PATIENCE + 1)
+        dispatch.ended(take(dispatch, 1), ItemError(Reason.LOCAL_DESCRIPTORS, "EMFILE"), LOCAL_PATIENCE + 1)
 
 
 def test_names_are_looked_up_again_when_very_many_do_not_exist() -> None:
@@ -435,11 +486,11 @@ def test_names_are_looked_up_again_when_very_many_do_not_exist() -> None:
     dispatch, _ = make(retries=2, connections=512)
     for index in range(60):
         dispatch.admit(row_of(index, f"http://host{index}/"), 0)
-    ended = [bool(dispatch.failed(take(dispatch), AttemptError(Reason.DNS_NXDOMAIN), 0)) for _ in range(60)]
+    ended = [bool(dispatch.ended(take(dispatch), AttemptError(Reason.DNS_NXDOMAIN), 0)) for _ in range(60)]
     assert ended == [True] * 40 + [False] * 20
     job = take(dispatch, 40)
     assert job.attempts == 2
-    assert reasons_of(dispatch.failed(job, AttemptError(Reason.DNS_NXDOMAIN), 40))
+    assert reasons_of(dispatch.ended(job, AttemptError(Reason.DNS_NXDOMAIN), 40))
 
 
 def test_a_row_in_doubt_does_not_wait_for_ever() -> None:
@@ -448,8 +499,8 @@ def test_a_row_in_doubt_does_not_wait_for_ever() -> None:
     dispatch.admit(row_of(0, "http://silent/"), 0)
     dispatch.admit(row_of(1, "http://refused/"), 0)
     silent, refused = take(dispatch), take(dispatch)
-    assert dispatch.failed(refused, AttemptError(Reason.CONNECT_REFUSED), 0) == []
-    assert dispatch.failed(silent, AttemptError(Reason.DNS_TEMPORARY), 0) == []
+    assert dispatch.ended(refused, AttemptError(Reason.CONNECT_REFUSED), 0) == []
+    assert dispatch.ended(silent, AttemptError(Reason.DNS_TEMPORARY), 0) == []
     job, done = dispatch.next(0)
     assert job is None
     assert sorted(reasons_of(done)) == [(0, Reason.DNS_TEMPORARY), (1, Reason.CONNECT_REFUSED)]

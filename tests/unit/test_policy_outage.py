@@ -58,7 +58,8 @@ def test_probes_come_one_at_a_time_and_more_slowly() -> None:
     assert outage.may_start(0)
     assert not outage.started()
     fail(outage, ATTEMPTS)
-    assert not outage.may_start(0)
+    assert (outage.reason, outage.confirmed) == (Reason.LOCAL_NETWORK_DOWN, False)
+    assert [outage.confirm(), outage.confirm()] == [True, False]
     now, gaps = 0.0, []
     for _ in range(8):
         wake_at = outage.wake_at()
@@ -70,11 +71,19 @@ def test_probes_come_one_at_a_time_and_more_slowly() -> None:
         assert not outage.may_start(now + 1000)
         assert outage.wake_at() is None
         outage.probe_failed(now)
-    assert gaps[:3] == [PROBE_EVERY, 2 * PROBE_EVERY, 4 * PROBE_EVERY]
+    assert gaps[:3] == [0, PROBE_EVERY, 2 * PROBE_EVERY]
     assert gaps[-1] == SLOWEST_PROBE
     assert outage.reached("host")
     assert outage.reason is None
     assert not any(fail(outage, ATTEMPTS - 2)), "what was before is forgotten, and one has answered"
+
+
+def test_a_suspicion_is_no_outage() -> None:
+    """An answer ends it, and nothing has been out."""
+    outage = Outage()
+    fail(outage, ATTEMPTS)
+    assert not outage.reached("host")
+    assert outage.reason is None
 
 
 def test_old_attempts_do_not_count() -> None:

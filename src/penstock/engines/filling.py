@@ -164,9 +164,8 @@ class Filling:
         shard = self._shards[number]
         if not shard.sealed or shard.pending:
             return
-        self._reap(
-            keep=MAX_COMMITS_WAITING
-        )  # may raise: until then the shard is among those that are closed at the end
+        # This may raise: until then the shard is among those that are closed at the end.
+        self._reap(keep=MAX_COMMITS_WAITING)
         self._commits.append((self._committer.submit(self._commit, number, shard), shard))
         del self._shards[number]
 

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from penstock.errors import PenstockError
+from penstock.errors import PenstockError, WorkerError
 from penstock.fetch.budget import ByteBudget
 from penstock.records import Failure, Fetched, Row
 
-__all__ = ["Deliver", "FetchStatistics", "Fetcher", "OnBroken"]
+__all__ = ["Deliver", "FetchStatistics", "Fetcher", "OnBroken", "broken_by"]
 
 Deliver = Callable[[Row, tuple[Fetched | Failure, ...]], None]
 """Takes a row with one entry for each of its requests. Called from the fetcher's own threads: quick and thread-safe."""
@@ -53,6 +53,15 @@ class FetchStatistics:
             trouble_seconds=dict(seconds),
             loop_lag=max((part.loop_lag for part in parts), default=0.0),
         )
+
+
+def broken_by(error: BaseException) -> PenstockError:
+    """What `OnBroken` is told of an exception that a fetcher did not foresee."""
+    if isinstance(error, PenstockError):
+        return error
+    broken = WorkerError(f"the fetcher failed: {error!r}; please report this with your command")
+    broken.__cause__ = error
+    return broken
 
 
 class Fetcher(Protocol):

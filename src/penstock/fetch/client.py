@@ -35,8 +35,8 @@ from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 
 from penstock.config import FetchConfig
-from penstock.errors import ItemError, PenstockError, WorkerError
-from penstock.fetch.base import Deliver, FetchStatistics, OnBroken
+from penstock.errors import ItemError
+from penstock.fetch.base import Deliver, FetchStatistics, OnBroken, broken_by
 from penstock.fetch.budget import ByteBudget
 from penstock.fetch.descriptors import open_socket
 from penstock.fetch.dns import Resolver, open_resolver
@@ -154,9 +154,7 @@ class AsyncFetcher:
         """Nothing more will be delivered: the flow must not wait for it."""
         if not self._stopping.is_set():
             self._stopping.set()
-            broken = error if isinstance(error, PenstockError) else WorkerError(f"the fetcher failed: {error!r}; a bug")
-            broken.__cause__ = error if broken is not error else error.__cause__
-            self._on_broken(broken)
+            self._on_broken(broken_by(error))
 
     async def _main(self, started: Future[None]) -> None:
         self._loop = asyncio.get_running_loop()
@@ -338,6 +336,7 @@ class _Attempt:
         self.watch.stage = Stage.STORAGE
         question = self._web.storage.ask(target, self._wish.max_bytes)
         data = await asyncio.shield(asyncio.wrap_future(question))
+        await self._reserve(len(data))
         self.job.head_came = time.monotonic()
         return Body(data)
 
@@ -407,6 +406,7 @@ class _Connector(aiohttp.TCPConnector):
         if attempt.sockets:
             raise ItemError(Reason.CONNECT_RESET, "the connection broke before an answer came")
         connection = await super().connect(req, traces, timeout)
+        attempt.refusal = None
         attempt.watch.enter(Stage.HEADERS, time.monotonic())
         return connection
 
@@ -455,7 +455,6 @@ def _open_session(config: FetchConfig, resolver: Resolver, ssl_context: ssl.SSLC
         except OSError as error:
             attempt.refusal = error
             raise
-        attempt.refusal = None
         attempt.sockets[opened] = os.fstat(opened.fileno()).st_ino
         return opened
 

@@ -17,6 +17,7 @@ from typing import Self
 from penstock.fetch.descriptors import open_socket
 from penstock.fetch.faults import translate_os_error
 from penstock.fetch.policy.deadlines import Stage
+from penstock.records import Retry
 
 __all__ = ["connect_first"]
 
@@ -38,7 +39,7 @@ def connect_first(
         is_given_up: asked every `STAGGER` seconds whether to stop.
 
     Raises:
-        ItemError: why the last address to fail did; ``connect.timeout`` at the deadline.
+        ItemError: why the last address to fail did, or what this machine lacked; ``connect.timeout`` at the deadline.
     """
     with _Race(port) as race:
         left = list(addresses)
@@ -58,7 +59,7 @@ class _Race:
 
     def __init__(self, port: int) -> None:
         self.failure = translate_os_error(TimeoutError("no answer"), Stage.CONNECT)
-        """The last one."""
+        """The last one, or what this machine lacked."""
         self._port = port
         self._selector: selectors.BaseSelector = _Selector()
 
@@ -80,7 +81,7 @@ class _Race:
         try:
             opened = open_socket(family, socket.SOCK_STREAM)
         except OSError as error:
-            self.failure = translate_os_error(error, Stage.CONNECT, ipv6=family == socket.AF_INET6)
+            self._note(error, family)
             return
         opened.setblocking(False)
         number = opened.connect_ex((address, self._port))
@@ -102,6 +103,11 @@ class _Race:
         return None
 
     def _lose(self, opened: socket.socket, number: int) -> None:
-        error = OSError(number, os.strerror(number))
-        self.failure = translate_os_error(error, Stage.CONNECT, ipv6=opened.family == socket.AF_INET6)
+        self._note(OSError(number, os.strerror(number)), opened.family)
         opened.close()
+
+    def _note(self, error: OSError, family: int) -> None:
+        if (
+            self.failure.reason.retry is not Retry.LOCAL
+        ):  # else the host had no fair chance, whatever its other addresses do
+            self.failure = translate_os_error(error, Stage.CONNECT, ipv6=family == socket.AF_INET6)

@@ -40,8 +40,8 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import InsecureRequestWarning
 
 from penstock.config import FetchConfig
-from penstock.errors import ItemError, PenstockError, WorkerError
-from penstock.fetch.base import Deliver, FetchStatistics, OnBroken
+from penstock.errors import ItemError
+from penstock.fetch.base import Deliver, FetchStatistics, OnBroken, broken_by
 from penstock.fetch.budget import ByteBudget
 from penstock.fetch.connecting import connect_first
 from penstock.fetch.dns import Resolver, open_resolver
@@ -167,9 +167,13 @@ class ThreadFetcher:
         try:
             work()
         except Exception as error:  # noqa: BLE001 - whatever it is
-            broken = error if isinstance(error, PenstockError) else WorkerError(f"the fetcher failed: {error!r}; a bug")
-            broken.__cause__ = error if broken is not error else error.__cause__
-            self._on_broken(broken)
+            with self._condition:
+                first = not self._web.closing.done()
+                if first:
+                    self._web.closing.set_result(None)
+                    self._condition.notify_all()
+            if first:
+                self._on_broken(broken_by(error))
 
     def _serve(self) -> None:
         while (attempt := self._next()) is not None:
@@ -361,8 +365,10 @@ class _Attempt:
         wait(waited, return_when=FIRST_COMPLETED)
         if not question.done():
             raise ItemError(self._verdict.result())
+        data = question.result()
+        self._reserve(len(data))
         self.job.head_came = time.monotonic()
-        return Body(question.result())
+        return Body(data)
 
     def connect(self, host: str, port: int) -> socket.socket:
         """A connection to the first vetted address that answers."""
@@ -517,9 +523,8 @@ def _open_pools(config: FetchConfig, limits: Limits, context: ssl.SSLContext) ->
     """A pool for each scheme, host and port; the one that was used longest ago goes first, and its connections with it."""
     context.sslsocket_class = _TLSSocket
     if config.insecure:
-        disable_warnings(
-            InsecureRequestWarning
-        )  # of which there would be one for each request; the report says it once
+        # There would be one for each request; the report says it once.
+        disable_warnings(InsecureRequestWarning)
     per_host = min(config.per_host, config.connections)
     options: dict[str, Any] = {
         "num_pools": max(16, 2 * config.connections // per_host),  # bounds the idle connections of all hosts

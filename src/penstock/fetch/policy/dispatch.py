@@ -12,7 +12,7 @@ Done is a row, when all its parts are there. Both fetchers drive this one machin
 attempt. Not thread-safe, apart from the budget; time is passed in.
 
 A failure that an outage of this machine may have caused stays in *limbo* until somebody answers: then it counts. If nobody
-does, and `Outage` says that it is this machine, all such attempts are given back.
+does, not even hosts that have answered before, it is this machine (`Outage`), and all such attempts are given back.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
+from collections import deque
 from collections.abc import Callable
 
 from penstock.config import FetchConfig
@@ -58,6 +59,13 @@ RECHECK_SHARE, RECHECK_LEAST, RECHECK_PAUSE = 0.2, 200, 31.0
 """When more than this share of at least so many attempts found no such name, the resolver may be at fault: then each name is
 looked up a second time, after so many seconds, when the first answer has left the cache."""
 
+KNOWN_GOOD = 8
+"""Hosts that have answered last, and are asked first whether this machine is still on the network."""
+
+MAX_PARKED = 65_536
+"""Hosts that are remembered for having asked for a long rest; the oldest goes first."""
+
+_SHORTAGES = (Reason.LOCAL_DESCRIPTORS, Reason.LOCAL_PORTS)
 _OVERLOAD = frozenset({Reason.HTTP_RATE_LIMITED, Reason.CONNECT_TIMEOUT, Reason.TLS_TIMEOUT})
 _UNANSWERED = (DOUBTFUL - {Reason.HOST_UNAVAILABLE}) | {Reason.CONNECT_REFUSED}
 
@@ -96,9 +104,13 @@ class Dispatch:
         self._trouble = Trouble()
         # A proxy that is gone refuses: for whoever has one, that is an outage.
         unreached = UNREACHED | {Reason.CONNECT_REFUSED} if config.proxy else UNREACHED
+        self._doubtful = DOUBTFUL | unreached
         self._outage = Outage(unreached) if config.outage == "wait" and not alone else None
+        self._known_good: deque[Target] = deque(maxlen=KNOWN_GOOD)
         self._patience = min(PATIENCE, config.timeout) if alone else PATIENCE
-        self._local_patience = math.inf if alone else LOCAL_PATIENCE
+        self._allowance = config.row_timeout if alone else math.inf
+        self._short_since: float | None = None
+        """Since when this machine has lacked descriptors or ports, without a connection in between."""
         self._outages = 0
         self._back_at = -1.0
         """When the last outage ended."""
@@ -110,7 +122,7 @@ class Dispatch:
 
     def admit(self, row: Row, now: float) -> list[Done]:
         """Take a row; it is done at once if none of its URLs can be fetched."""
-        ticket = Ticket(row, [None] * len(row.requests), len(row.requests))
+        ticket = Ticket(row, [None] * len(row.requests), len(row.requests), now)
         done: list[Done] = []
         for position, request in enumerate(row.requests):
             try:
@@ -129,6 +141,8 @@ class Dispatch:
         guess = min(int(self._guess), self._config.max_bytes)
         done: list[Done] = []
         while self.is_due(now) and self._budget.admit(guess, self._wake):
+            if self._must_probe:
+                return self._probe(guess, now), done
             job = self._schedule.take(now)
             assert job is not None, "ready() said so"
             job.reserved = guess
@@ -140,11 +154,12 @@ class Dispatch:
                 done += self._end(job, answer, now)
             else:
                 self._leave(job, now)
-        return None, done
+        return None, done + self._release_if_idle(now)
 
     def is_due(self, now: float) -> bool:
         """Whether `next` would give something, if there is room."""
-        return (self._outage is None or self._outage.may_start(now)) and self._schedule.ready(now)
+        may_start = self._outage is None or self._outage.may_start(now)
+        return may_start and (self._must_probe or self._schedule.ready(now))
 
     def wake_at(self) -> float | None:
         """When to ask `next` again though nothing has happened."""
@@ -152,7 +167,7 @@ class Dispatch:
         if self._outage is None or self._outage.reason is None:
             return rested
         probe = self._outage.wake_at()
-        if probe is None or self._schedule.offers:
+        if probe is None or self._must_probe or self._schedule.offers:
             return probe
         return None if rested is None else max(probe, rested)
 
@@ -167,17 +182,19 @@ class Dispatch:
         Raises:
             LocalError: this machine lacks something that does not come back.
         """
+        if job.is_probe:
+            return self._probed(job, answer, now)
         if isinstance(answer, Body):
             return self.succeeded(job, answer, now)
         return self.moved(job, answer, now) if isinstance(answer, Target) else self.failed(job, answer, now)
 
     def succeeded(self, job: Job, body: Body, now: float) -> list[Done]:
         """An attempt brought its bytes."""
-        done = self._reached(job, now)
+        done = self._reached(job.target, now, good=True)
         self._manners.succeeded(job.target.host_key)
-        self._recover(now)
         if job.origin:
-            return done + self._robots_came(job, RobotsRules.parse(body.data), now)
+            self._robots_came(job, RobotsRules.parse(body.data), now)
+            return done
         size = len(body.data)
         self._guess += (size - self._guess) / 32  # a mean over about the last 32 bodies
         self._schedule.finished(job.target.host_key, now)
@@ -187,7 +204,7 @@ class Dispatch:
 
     def moved(self, job: Job, target: Target, now: float) -> list[Done]:
         """An attempt was sent elsewhere: it goes on there, in that host's turn."""
-        done = self._reached(job, now)
+        done = self._reached(job.target, now, good=True)
         self._manners.succeeded(job.target.host_key)
         self._leave(job, now)
         job.follow(target, now)
@@ -203,11 +220,12 @@ class Dispatch:
         if error.reason.retry is Retry.LOCAL:
             self._give_back(job, error, now)
             return []
-        self._learn(job.target.host_key, error, now)
-        if error.reason in DOUBTFUL and self._in_outage(job, error.reason, now):
+        doubtful = error.reason in self._doubtful
+        if doubtful and self._in_outage(job, error.reason, now):
             self._refund(job, now)
             return []
-        done = self._reached(job, now) if error.reason not in DOUBTFUL else []
+        self._learn(job.target.host_key, error, now)
+        done = [] if doubtful else self._reached(job.target, now, good=error.http_status is not None)
         retry_after = error.retry_after if isinstance(error, AttemptError) else None
         pause = self._pause(job, error, retry_after, now)
         if error.reason.retry is Retry.HOST:
@@ -228,11 +246,9 @@ class Dispatch:
 
     def _gate(self, job: Job, now: float) -> Job | ItemError | None:
         """What the turn of a job is used for: an attempt (its own, or one at robots.txt), a failure, or nothing yet."""
-        host = job.target.host_key
-        if self._is_parked(host, now):
-            return ItemError(Reason.HTTP_RATE_LIMITED, f"the host asked for more than {self._patience:.0f} s of rest")
-        if self._manners.is_given_up(host, now):
-            return ItemError(Reason.HOST_UNAVAILABLE, host)
+        refusal = self._refusal(job, now)
+        if refusal is not None:
+            return refusal
         if self._robots is None or job.origin or job.target.stored:
             return job
         verdict = self._robots.look(job.target.origin, now)
@@ -244,8 +260,18 @@ class Dispatch:
         asking.reserved, job.reserved = job.reserved, 0  # it takes the turn over
         return asking
 
+    def _refusal(self, job: Job, now: float) -> ItemError | None:
+        """Why a job does not get its turn, if it does not."""
+        host = job.target.host_key
+        if job.ticket is not None and now - job.ticket.admitted > self._allowance:
+            return ItemError(Reason.TIMEOUT_TOTAL, f"all attempts, redirects and rests took {self._allowance:g} s")
+        if self._is_parked(host, now):
+            return ItemError(Reason.HTTP_RATE_LIMITED, f"the host asked for more than {self._patience:.0f} s of rest")
+        return ItemError(Reason.HOST_UNAVAILABLE, host) if self._manners.is_given_up(host, now) else None
+
     def _judged(self, job: Job, rules: Verdict) -> Job | ItemError:
         if isinstance(rules, ItemError):
+            job.attempts = job.attempts or rules.attempts
             return ItemError(rules.reason, rules.detail, http_status=rules.http_status)
         if not rules.allows(job.target.url):
             return ItemError(Reason.OPTOUT_ROBOTS, f"{job.target.origin}/robots.txt")
@@ -312,48 +338,51 @@ class Dispatch:
 
     def _end(self, job: Job, error: ItemError, now: float) -> list[Done]:
         """A failure is final, unless it is doubtful: then somebody has to answer first, or nobody be left to do so."""
-        done: list[Done] = []
-        if self._outage is None or error.reason not in DOUBTFUL:
-            done += self._conclude(job, error, now, leave=True)
-        else:
+        if self._outage is not None and error.reason in self._doubtful:
             self._leave(job, now)
             self._limbo.append((job, error))
-        idle = not self._schedule.active and not self._schedule.waiting
-        return done + self._release(now) if idle else done
+            return self._release_if_idle(now)
+        done = self._conclude(job, error, now)
+        self._leave(job, now)
+        return done + self._release_if_idle(now)
 
-    def _conclude(self, job: Job, error: ItemError, now: float, *, leave: bool = False) -> list[Done]:
+    def _conclude(self, job: Job, error: ItemError, now: float) -> list[Done]:
         if job.origin:
             verdict = verdict_of(error, job.hops)
-            return self._robots_came(job, verdict, now) if leave else self._origin_settled(job, verdict, now)
-        failure = dataclasses.replace(error.failure(job.attempts), seconds=now - job.started if job.attempts else 0.0)
-        done = self._fill(job, failure)
-        if leave:
-            self._leave(job, now)
-        return done
+            if isinstance(verdict, ItemError):  # the attempts that were made for the sake of the rows
+                verdict.attempts = job.attempts
+            self._settle_origin(job, verdict, now)
+            return []
+        failure = dataclasses.replace(error.failure(job.attempts), seconds=now - job.started if job.started else 0.0)
+        return self._fill(job, failure)
 
-    def _robots_came(self, job: Job, verdict: Verdict, now: float) -> list[Done]:
-        done = self._origin_settled(job, verdict, now)
+    def _robots_came(self, job: Job, verdict: Verdict, now: float) -> None:
+        self._settle_origin(job, verdict, now)
         self._leave(job, now)
-        return done
 
-    def _origin_settled(self, job: Job, verdict: Verdict, now: float) -> list[Done]:
-        """Whoever has waited for an origin's robots.txt gets on: into the queue, or to its end."""
+    def _settle_origin(self, job: Job, verdict: Verdict, now: float) -> None:
+        """Whoever has waited for an origin's robots.txt stands in line again."""
         assert self._robots is not None
         for waiter in self._robots.settle(job.origin, verdict, now):
-            if isinstance(verdict, ItemError):  # the attempts that were made for the row's sake
-                waiter.attempts, waiter.started = job.attempts, job.started
             self._schedule.add(waiter, waiter.target.host_key, now)
-        return []
 
-    def _reached(self, job: Job, now: float) -> list[Done]:
-        """Somebody answered: so whatever failed before, failed by its own fault."""
+    def _reached(self, target: Target, now: float, *, good: bool) -> list[Done]:
+        """Somebody answered: so whatever failed before, failed by its own fault. `good` if it was this very host."""
+        if good:
+            self._recover(now)
         if self._outage is None:
             return []
-        if self._outage.reached(job.target.host_key):
+        if good and not target.stored:
+            self._known_good.append(target)
+        if self._outage.reached(target.host_key):
             self._trouble.end(now)
-            self._manners.forgive()
             self._back_at = now
         return self._release(now)
+
+    def _release_if_idle(self, now: float) -> list[Done]:
+        """What is in doubt counts when nobody is left who could answer."""
+        probing = self._outage is not None and self._outage.reason is not None
+        return [] if self._schedule.active or self._schedule.waiting or probing else self._release(now)
 
     def _release(self, now: float) -> list[Done]:
         limbo, self._limbo = self._limbo, []
@@ -365,17 +394,49 @@ class Dispatch:
             return False
         if job.probe:
             self._outage.probe_failed(now)
-        elif self._outage.failed(job.target.host_key, reason, now):
-            assert self._outage.reason is not None
-            self._trouble.begin(self._outage.reason, now)
-            self._outages += 1
-            self._manners.forgive()
-            limbo, self._limbo = self._limbo, []
-            self._given_back += len(limbo)
-            for held, _ in limbo:
-                held.restart()
-                self._schedule.add(held, held.target.host_key, now)
-        return self._outage.reason is not None or job.began <= self._back_at
+        elif self._outage.failed(job.target.host_key, reason, now) and not self._known_good:
+            self._confirm_outage(now)  # nobody has ever answered, so that nobody could be asked
+        return self._outage.confirmed or job.began <= self._back_at
+
+    @property
+    def _must_probe(self) -> bool:
+        """Whether the next attempt is one at a host that has answered before."""
+        return self._outage is not None and self._outage.reason is not None and bool(self._known_good)
+
+    def _probe(self, guess: int, now: float) -> Job:
+        """Ask the next of the hosts that have answered before."""
+        assert self._outage is not None
+        self._known_good.rotate()
+        job = Job.for_robots(self._known_good[0])
+        job.origin, job.is_probe, job.reserved, job.began = "", True, guess, now
+        self._outage.started()
+        return job
+
+    def _probed(self, job: Job, answer: Body | Target | ItemError, now: float) -> list[Done]:
+        assert self._outage is not None
+        self._budget.drop(job.reserved)
+        reason = answer.reason if isinstance(answer, ItemError) else None
+        if reason is not None and (reason in self._doubtful or reason.retry is Retry.LOCAL):
+            if self._outage.reason is not None:  # it has not ended meanwhile
+                self._outage.probe_failed(now)
+                self._confirm_outage(now)
+            return []
+        return self._reached(job.target, now, good=True)
+
+    def _confirm_outage(self, now: float) -> None:
+        """It is this machine: all that has failed so far without an answer begins anew."""
+        assert self._outage is not None
+        assert self._outage.reason is not None
+        if not self._outage.confirm():
+            return
+        self._trouble.begin(self._outage.reason, now)
+        self._outages += 1
+        self._manners.forgive()
+        limbo, self._limbo = self._limbo, []
+        self._given_back += len(limbo)
+        for held, _ in limbo:
+            held.restart()
+            self._schedule.add(held, held.target.host_key, now)
 
     def _refund(self, job: Job, now: float) -> None:
         """The attempt does not count."""
@@ -386,7 +447,8 @@ class Dispatch:
     def _give_back(self, job: Job, error: ItemError, now: float) -> None:
         """This machine had nothing left for the attempt: fewer at a time from now on."""
         self._trouble.begin(error.reason, now)
-        if self._trouble.lasts(now) > self._local_patience:
+        self._short_since = now if self._short_since is None else self._short_since
+        if now - self._short_since > LOCAL_PATIENCE and math.isinf(self._allowance):
             raise LocalError(error.reason, error.detail)
         if job.probe and self._outage is not None:
             self._outage.probe_failed(now)
@@ -396,14 +458,18 @@ class Dispatch:
         self._schedule.width = max(1, self._schedule.active)
 
     def _recover(self, now: float) -> None:
-        """An attempt went well: perhaps more at a time are possible again."""
+        """A connection stood: perhaps more at a time are possible again."""
+        self._short_since = None
         if self._schedule.width < self._config.connections:
             self._schedule.width += 1
+        if self._trouble.reason in _SHORTAGES:
             self._trouble.end(now)
 
     def _rest(self, host: str, pause: float | None, now: float) -> None:
         if pause is not None and pause > self._patience:
             self._parked[host] = now + pause
+            if len(self._parked) > MAX_PARKED:
+                del self._parked[next(iter(self._parked))]
         elif pause is not None:
             self._schedule.hold(host, now, pause)
 

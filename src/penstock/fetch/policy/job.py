@@ -23,6 +23,8 @@ class Ticket:
     row: Row
     parts: list[Fetched | Failure | None]
     missing: int
+    admitted: float
+    """When it came."""
 
 
 @dataclass(slots=True, eq=False)
@@ -57,6 +59,8 @@ class Job:
     """A redirect of the present attempt led from https to http."""
     probe: bool = False
     """The present attempt is to find out whether an outage is over."""
+    is_probe: bool = False
+    """It is for nothing else, and belongs to nobody's turn."""
     outages: int = 0
     """How many outages there had been when its present attempt began."""
 

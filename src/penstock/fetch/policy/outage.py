@@ -1,7 +1,13 @@
 """Whether it is the hosts that do not answer, or this machine that does not reach them.
 
-A machine off the network would write ten minutes' worth of false failures. So attempts are watched: when most of the last
-`ATTEMPTS` failed before anybody answered, over many hosts, all waits, and single attempts probe until one is answered.
+A machine off the network would write ten minutes' worth of false failures. So attempts are watched::
+
+    well ──most of the last `ATTEMPTS` reached nobody, over many hosts──▶ suspected ──a probe fails──▶ outage
+      ▲                                                                       │                          │
+      └────────────────────── somebody answers ───────────────────────────────┴──────────────────────────┘
+
+A probe asks a host that has answered before: the end of a list may well be nothing but dead hosts. While an outage is
+suspected or lasts, nothing else begins.
 
 Decides and does no I/O; time is passed in.
 """
@@ -24,7 +30,7 @@ HOSTS = 20
 """Over which the failures must be spread: a few dead hosts are no outage."""
 
 PROBE_EVERY = 1.0
-"""Seconds before the first probe; then twice as long each time."""
+"""Seconds between the first probe and the second; then twice as long each time."""
 
 SLOWEST_PROBE = 30.0
 """Seconds."""
@@ -63,30 +69,37 @@ class Outage:
         self._probing = False
         self._probe_at = 0.0
         self.reason: Reason | None = None
-        """Why nothing is reached; None while all is well."""
+        """Why nothing is reached, as it seems; None while all is well."""
+        self.confirmed = False
+        """It is more than a suspicion."""
 
     def reached(self, host: str) -> bool:
         """An attempt at this host reached somebody; True if that ends an outage."""
-        ended, self.reason = self.reason is not None, None
-        if ended:
+        ended = self.confirmed
+        if self.reason is not None:
+            self.reason, self.confirmed, self._probing = None, False, False
             self._forget()
         self._remember(host, None)
         return ended
 
     def failed(self, host: str, reason: Reason, now: float) -> bool:
-        """An attempt at this host came to a doubtful end; True if an outage begins with it."""
+        """An attempt at this host came to a doubtful end; True if that makes an outage suspected."""
         if self.reason is not None:
             return False
         self._remember(host, reason if reason in self._unreached else None)
         if len(self._last) < ATTEMPTS or self._failed <= SHARE * ATTEMPTS or len(self._failures) < HOSTS:
             return False
         self.reason = Reason.LOCAL_DNS_DOWN if 2 * self._names > self._failed else Reason.LOCAL_NETWORK_DOWN
-        self._interval, self._probing = PROBE_EVERY, False
-        self._probe_at = now + self._interval
+        self._interval, self._probe_at = PROBE_EVERY, now
         return True
 
+    def confirm(self) -> bool:
+        """The suspicion was right; True the first time."""
+        first, self.confirmed = not self.confirmed, True
+        return first
+
     def may_start(self, now: float) -> bool:
-        """Whether an attempt may begin: any while all is well, single ones now and then in an outage."""
+        """Whether an attempt may begin: any while all is well, single ones now and then otherwise."""
         return self.reason is None or (not self._probing and self._probe_at <= now)
 
     def started(self) -> bool:
@@ -97,8 +110,8 @@ class Outage:
     def probe_failed(self, now: float) -> None:
         """The probe reached nobody."""
         self._probing = False
-        self._interval = min(SLOWEST_PROBE, 2 * self._interval)
         self._probe_at = now + self._interval
+        self._interval = min(SLOWEST_PROBE, 2 * self._interval)
 
     def wake_at(self) -> float | None:
         """When the next probe is due; None if one is under way."""
