@@ -451,8 +451,10 @@ def main() -> int:
     options = parser.parse_args()
     numbers = range(options.times) if options.only is None else [options.only]
     cases = [Case.drawn(options.seed, number) for number in numbers]
-    # Under nohup the runs would inherit that SIGHUP is ignored; a handler of ours becomes the default in them.
+    # Under nohup, or in the background of a shell, the runs would inherit that signals are ignored; handlers of ours become
+    # the default in them.
     signal.signal(signal.SIGHUP, lambda _number, _frame: None)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     folder = Path(tempfile.mkdtemp(prefix="penstock-kills-"))
     with ImageServer(count=20, mean_bytes=4_000, latency=0.02) as server:
         tallies = play_all(Matrix(server, folder), cases)
