@@ -14,7 +14,7 @@ def widths(host: Manners, *events: str) -> list[int]:
     """The limit after each event."""
     seen = []
     for event in events:
-        host.succeeded("h") if event == "+" else host.overloaded("h")
+        host.succeeded("h", 0) if event == "+" else host.overloaded("h")
         seen.append(host.limit("h"))
     return seen
 
@@ -26,10 +26,10 @@ def test_a_host_begins_narrow_and_doubles_each_round() -> None:
     rounds = []
     while host.limit("h") < 16:
         for _ in range(host.limit("h")):
-            host.succeeded("h")
+            host.succeeded("h", 0)
         rounds.append(host.limit("h"))
     assert rounds == [4, 8, 16]
-    host.succeeded("h")
+    host.succeeded("h", 0)
     assert host.limit("h") == 16
 
 
@@ -53,15 +53,15 @@ def test_a_dead_host_is_left_alone_and_probed() -> None:
     host = Manners(8)
     for attempt in range(DEAD):
         assert not host.is_given_up("h", 0)
-        host.unanswered("h", 0)
+        host.unanswered("h", 0, 0)
         assert host.is_given_up("h", 0) == (attempt == DEAD - 1)
-    host.unanswered("h", 1)  # one that was under way
+    host.unanswered("h", 0, 1)  # one that was under way
     assert host.is_given_up("h", REST - 1)
     assert not host.is_given_up("h", REST)
     assert host.limit("h") == 1
-    host.unanswered("h", REST)
+    host.unanswered("h", REST, REST)
     assert host.is_given_up("h", 3 * REST - 1)
-    host.answered("h")
+    host.answered("h", 0)
     assert not host.is_given_up("h", REST)
     assert host.limit("h") == LEAST
 
@@ -71,7 +71,7 @@ def test_rests_grow_to_a_bound() -> None:
     host, now = Manners(8), 0.0
     for _ in range(20):
         for _ in range(DEAD):
-            host.unanswered("h", now)
+            host.unanswered("h", now, now)
         now += LONGEST_REST
         assert not host.is_given_up("h", now)
 
@@ -81,16 +81,28 @@ def test_an_answer_in_between_keeps_a_host() -> None:
     host = Manners(8)
     for _ in range(3 * DEAD):
         for _ in range(DEAD - 1):
-            host.unanswered("h", 0)
-        host.answered("h")
+            host.unanswered("h", 1, 1)
+        host.answered("h", 0)
     assert not host.is_given_up("h", 0)
+
+
+def test_slow_requests_of_a_host_that_answers_others_are_no_sign_of_death() -> None:
+    """Time-outs may end all at once, whatever was answered while they lasted."""
+    host = Manners(8)
+    host.answered("h", 5)
+    for _ in range(3 * DEAD):
+        host.unanswered("h", 1, 11)
+    assert not host.is_given_up("h", 11)
+    for _ in range(DEAD):
+        host.unanswered("h", 6, 16)
+    assert host.is_given_up("h", 16)
 
 
 def test_an_outage_is_forgiven() -> None:
     """What our own network did is no host's fault."""
     host = Manners(8)
     for _ in range(DEAD):
-        host.unanswered("h", 0)
+        host.unanswered("h", 1, 1)
     host.forgive()
     assert not host.is_given_up("h", 0)
 
@@ -108,7 +120,7 @@ def test_hosts_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manners, "MAX_HOSTS", 3)
     hosts = Manners(8)
     for name in "abcd":
-        hosts.succeeded(name)
+        hosts.succeeded(name, 0)
     assert [hosts.limit(name) for name in "abcd"] == [LEAST, 3, 3, 3]
 
 
@@ -118,7 +130,7 @@ def test_the_limit_stays_within_its_bounds(events: list[str], per_host: int) -> 
     host = Manners(per_host)
     for event in events:
         if event == "unanswered":
-            host.unanswered("h", 0)
+            host.unanswered("h", 1, 1)
         else:
-            getattr(host, event)("h")
+            getattr(host, event)(*(("h",) if event == "overloaded" else ("h", 0)))
         assert 1 <= host.limit("h") <= per_host

@@ -185,13 +185,22 @@ class Dispatch:
         if job.is_probe:
             return self._probed(job, answer, now)
         if isinstance(answer, Body):
-            return self.succeeded(job, answer, now)
-        return self.moved(job, answer, now) if isinstance(answer, Target) else self.failed(job, answer, now)
+            return self._succeeded(job, answer, now)
+        return self._moved(job, answer, now) if isinstance(answer, Target) else self._failed(job, answer, now)
 
-    def succeeded(self, job: Job, body: Body, now: float) -> list[Done]:
+    def statistics(self, now: float) -> FetchStatistics:
+        """What was done beside fetching. From any thread."""
+        return FetchStatistics(
+            retries=self._retries.spent,
+            given_back=self._given_back,
+            trouble=self._trouble.reason.value if self._trouble.reason else "",
+            trouble_seconds=self._trouble.seconds(now),
+        )
+
+    def _succeeded(self, job: Job, body: Body, now: float) -> list[Done]:
         """An attempt brought its bytes."""
         done = self._reached(job.target, now, good=True)
-        self._manners.succeeded(job.target.host_key)
+        self._manners.succeeded(job.target.host_key, now)
         if job.origin:
             self._robots_came(job, RobotsRules.parse(body.data), now)
             return done
@@ -202,16 +211,16 @@ class Dispatch:
         self._budget.keep(size - job.reserved)
         return done
 
-    def moved(self, job: Job, target: Target, now: float) -> list[Done]:
+    def _moved(self, job: Job, target: Target, now: float) -> list[Done]:
         """An attempt was sent elsewhere: it goes on there, in that host's turn."""
         done = self._reached(job.target, now, good=True)
-        self._manners.succeeded(job.target.host_key)
+        self._manners.succeeded(job.target.host_key, now)
         self._leave(job, now)
         job.follow(target, now)
         self._schedule.add(job, target.host_key, now)
         return done
 
-    def failed(self, job: Job, error: ItemError, now: float) -> list[Done]:
+    def _failed(self, job: Job, error: ItemError, now: float) -> list[Done]:
         """An attempt failed: it is repeated later, or final.
 
         Raises:
@@ -224,7 +233,7 @@ class Dispatch:
         if doubtful and self._in_outage(job, error.reason, now):
             self._refund(job, now)
             return []
-        self._learn(job.target.host_key, error, now)
+        self._learn(job, error, now)
         done = [] if doubtful else self._reached(job.target, now, good=error.http_status is not None)
         retry_after = error.retry_after if isinstance(error, AttemptError) else None
         pause = self._pause(job, error, retry_after, now)
@@ -234,15 +243,6 @@ class Dispatch:
             return done + self._end(job, error, now)
         self._again(job, now, pause)
         return done
-
-    def statistics(self, now: float) -> FetchStatistics:
-        """What was done beside fetching. From any thread."""
-        return FetchStatistics(
-            retries=self._retries.spent,
-            given_back=self._given_back,
-            trouble=self._trouble.reason.value if self._trouble.reason else "",
-            trouble_seconds=self._trouble.seconds(now),
-        )
 
     def _gate(self, job: Job, now: float) -> Job | ItemError | None:
         """What the turn of a job is used for: an attempt (its own, or one at robots.txt), a failure, or nothing yet."""
@@ -283,7 +283,7 @@ class Dispatch:
 
     def _begin(self, job: Job, now: float) -> None:
         if job.outages != self._outages:  # whatever failed before has failed by the outage
-            job.attempts, job.outages = 0, self._outages
+            job.attempts, job.outages = min(job.hops, 1), self._outages
         if not job.attempts:
             job.started = now
         if not job.hops:
@@ -296,14 +296,15 @@ class Dispatch:
         if delay:
             self._schedule.hold(job.target.host_key, now, delay)
 
-    def _learn(self, host: str, error: ItemError, now: float) -> None:
+    def _learn(self, job: Job, error: ItemError, now: float) -> None:
         """What a failure says about its host."""
+        host = job.target.host_key
         if error.reason in _OVERLOAD or error.reason.phase == "timeout" or error.http_status == 503:
             self._manners.overloaded(host)
         if error.http_status is None and error.reason in _UNANSWERED:
-            self._manners.unanswered(host, now)
+            self._manners.unanswered(host, job.began, now)
         else:
-            self._manners.answered(host)
+            self._manners.answered(host, now)
 
     def _pause(self, job: Job, error: ItemError, retry_after: float | None, now: float) -> float | None:
         """Seconds until the next attempt, or None if there is none."""

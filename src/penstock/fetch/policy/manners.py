@@ -43,6 +43,8 @@ class _Host:
     """It has shown its limit."""
     spared: int = 0
     """Results that may come without the window being halved again: they were on their way when it was."""
+    answered_at: float = -1.0
+    """When it answered last."""
     unanswered: int = 0
     """Attempts in a row that nobody answered."""
     open_until: float = 0.0
@@ -72,15 +74,16 @@ class Manners:
             return 1
         return min(int(known.window), self._per_host)
 
-    def answered(self, host: str) -> None:
+    def answered(self, host: str, now: float) -> None:
         """Somebody is there, whatever he said."""
-        known = self._hosts.get(host)
-        if known is not None and known.unanswered:
+        known = self._known(host)
+        known.answered_at = now
+        if known.unanswered:
             known.unanswered, known.rest, known.open_until = 0, REST, 0.0
 
-    def succeeded(self, host: str) -> None:
+    def succeeded(self, host: str, now: float) -> None:
         """A request went well."""
-        self.answered(host)
+        self.answered(host, now)
         known = self._known(host)
         known.spared = max(0, known.spared - 1)
         if known.window < self._per_host:
@@ -96,9 +99,11 @@ class Manners:
         known.spared = int(known.window)
         known.window = max(LEAST, known.window / 2)
 
-    def unanswered(self, host: str, now: float) -> None:
-        """An attempt ended without a sign of life."""
+    def unanswered(self, host: str, began: float, now: float) -> None:
+        """An attempt that began then ended without a sign of life; it says nothing where others were answered meanwhile."""
         known = self._known(host)
+        if known.answered_at >= began:
+            return
         known.unanswered += 1
         if known.unanswered >= DEAD and known.open_until <= now:
             known.open_until = now + known.rest
