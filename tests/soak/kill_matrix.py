@@ -134,7 +134,7 @@ class Way:
 
 WAYS = (
     Way("SIGINT", _to_group(signal.SIGINT), (130,), -signal.SIGINT),
-    Way("SIGINT twice", _twice, (130,), -signal.SIGINT),
+    Way("SIGINT twice", _twice, (130, -signal.SIGINT), -signal.SIGINT),  # the second may meet a run that is leaving
     Way("SIGTERM", _to_parent(signal.SIGTERM), (143,), -signal.SIGTERM),
     Way("SIGHUP", _to_group(signal.SIGHUP), (129,), -signal.SIGHUP),
     Way("SIGKILL parent", _to_parent(signal.SIGKILL), (-signal.SIGKILL,)),

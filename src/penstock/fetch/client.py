@@ -41,7 +41,7 @@ from penstock.fetch.budget import ByteBudget
 from penstock.fetch.descriptors import open_socket
 from penstock.fetch.dns import Resolver, open_resolver
 from penstock.fetch.faults import BlockedAddressError, translate_os_error
-from penstock.fetch.policy.addresses import AddressGuard, connecting_guard
+from penstock.fetch.policy.addresses import AddressGuard, connecting_guard, is_literal
 from penstock.fetch.policy.answers import HEADERS, Body, Head, Wish, check_body, read_head
 from penstock.fetch.policy.deadlines import STANDSTILL, Limits, Stage, Watch
 from penstock.fetch.policy.dispatch import Dispatch
@@ -163,7 +163,7 @@ class AsyncFetcher:
         storage = Storage()
         async with _open_session(self._config, resolver, self._ssl_context) as session:
             guard = AddressGuard(self._config.allow_network)
-            self._web = _Web(session, self._config, guard, self._budget, self._loop, storage)
+            self._web = _Web(session, self._config, guard, self._budget, self._loop, resolver, storage)
             ticker = asyncio.create_task(self._look())
             started.set_result(None)
             await self._stopping.wait()
@@ -258,6 +258,7 @@ class _Web:
     guard: AddressGuard
     budget: ByteBudget
     loop: asyncio.AbstractEventLoop
+    resolver: Resolver
     storage: Storage
 
 
@@ -318,6 +319,9 @@ class _Attempt:
             return await self._fetch_stored(target)
         web = self._web
         web.guard.check_host(target.host)
+        if self.job.is_probe and web.config.proxy is None and not is_literal(target.host):
+            web.resolver.forget(target.host)  # it may be the resolver that is down, and a connection be kept
+            await web.resolver.lookup_async(target.host)
         url = yarl.URL(target.url, encoded=True)
         response = await web.session.get(url, allow_redirects=False, proxy=web.config.proxy)
         try:

@@ -175,6 +175,11 @@ class Resolver:
             answer = await asyncio.shield(asyncio.wrap_future(answer))
         return answer.unwrap()
 
+    def forget(self, host: str) -> None:
+        """Look this host up anew when it is asked for next."""
+        with self._lock:
+            self._cache.pop(host, None)
+
     def close(self) -> None:
         """Let idle threads end. One that hangs in a lookup ends when that does; being a daemon, it holds up nothing."""
         self._staff.close()

@@ -347,7 +347,11 @@ class _Attempt:
         target = self.wish.target
         if target.stored:
             return self._fetch_stored(target)
-        self._web.guard.check_host(target.host)
+        web = self._web
+        web.guard.check_host(target.host)
+        if self.job.is_probe and web.config.proxy is None and not is_literal(target.host):
+            web.resolver.forget(target.host)  # it may be the resolver that is down, and a connection be kept
+            web.resolver.lookup(target.host, web.limits.connect, web.closing)
         response = self._ask()
         try:
             self._status = response.status
