@@ -13,9 +13,11 @@ def main() -> int:
     try:
         from penstock import cli  # noqa: PLC0415 - loading it takes a few tenths of a second
 
-        return cli.main()
+        code = cli.main()
     except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+        code = 128 + signal.SIGINT
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # once more, while the interpreter leaves, would only change the code
+    return code
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ MARK = "PENSTOCK_KILL_MATRIX"
 """Variable by which a run's processes are known, whoever is their parent."""
 PATIENCE = 60.0
 """Seconds after which a run of one or two counts as hung."""
-AT_ONCE = 9.0
+AT_ONCE = 5.0
 """Seconds within which the second Ctrl-C, and the death of orphans, must have worked, on a busy machine."""
 
 Kind = Literal["new", "resumed", "retried"]
@@ -134,7 +134,7 @@ class Way:
 
 WAYS = (
     Way("SIGINT", _to_group(signal.SIGINT), (130,), -signal.SIGINT),
-    Way("SIGINT twice", _twice, (130, -signal.SIGINT), -signal.SIGINT),  # the second may meet a run that is leaving
+    Way("SIGINT twice", _twice, (130,), -signal.SIGINT),
     Way("SIGTERM", _to_parent(signal.SIGTERM), (143,), -signal.SIGTERM),
     Way("SIGHUP", _to_group(signal.SIGHUP), (129,), -signal.SIGHUP),
     Way("SIGKILL parent", _to_parent(signal.SIGKILL), (-signal.SIGKILL,)),

@@ -50,7 +50,7 @@ from penstock.fetch.policy.retry import AttemptError
 from penstock.fetch.policy.urls import Target
 from penstock.fetch.storage import Storage
 from penstock.fetch.tls import client_context
-from penstock.records import Reason, Row
+from penstock.records import Reason, Retry, Row
 
 try:
     import uvloop
@@ -273,7 +273,7 @@ class _Attempt:
         self.sockets: dict[socket.socket, int] = {}
         """Opened for it, with their inodes; none if it goes over a connection that was kept."""
         self.refusal: OSError | None = None
-        """Of the system, to open another socket. What becomes of it inside aiohttp depends on the other addresses."""
+        """Of this machine, to open another socket: then the host had no fair chance, whatever its other addresses do."""
         self._web = web
         self._wish = wish
         self._status: int | None = None
@@ -457,7 +457,8 @@ def _open_session(config: FetchConfig, resolver: Resolver, ssl_context: ssl.SSLC
         try:
             opened = open_socket(family, kind, protocol)
         except OSError as error:
-            attempt.refusal = error
+            if translate_os_error(error, Stage.CONNECT).reason.retry is Retry.LOCAL:
+                attempt.refusal = error
             raise
         attempt.sockets[opened] = os.fstat(opened.fileno()).st_ino
         return opened

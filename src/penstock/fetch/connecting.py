@@ -107,7 +107,5 @@ class _Race:
         opened.close()
 
     def _note(self, error: OSError, family: int) -> None:
-        if (
-            self.failure.reason.retry is not Retry.LOCAL
-        ):  # else the host had no fair chance, whatever its other addresses do
+        if self.failure.reason.retry is not Retry.LOCAL:  # that one stays: the host had no fair chance
             self.failure = translate_os_error(error, Stage.CONNECT, ipv6=family == socket.AF_INET6)

@@ -253,7 +253,7 @@ class SyncClient:
     def __init__(self, config: FetchConfig) -> None:
         self._config = config
         self._budget = ByteBudget(2**62)  # one row at a time needs no bound but max_bytes
-        self._answers: queue.SimpleQueue[tuple[Fetched | Failure, ...] | None] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[tuple[Fetched | Failure, ...] | Exception] = queue.SimpleQueue()
 
     def __enter__(self) -> Self:
         return self
@@ -269,24 +269,25 @@ class SyncClient:
 
         Raises:
             RuntimeError: if the client was closed in the meantime.
+            WorkerError: the fetcher failed in a way that nobody foresaw.
         """
         self._fetcher.submit(row)
         parts = self._answers.get()
-        if parts is None:
-            self._answers.put(None)  # for whoever asks again
-            raise RuntimeError("the client is closed")
+        if isinstance(parts, Exception):
+            self._answers.put(parts)  # for whoever asks again
+            raise parts
         self._budget.release(sum(len(part.data) for part in parts if isinstance(part, Fetched)))
         return parts
 
     def close(self) -> None:
         """Close connections and threads, breaking off what another thread fetches. Not to be used again."""
         self._fetcher.close()
-        self._answers.put(None)
+        self._answers.put(RuntimeError("the client is closed"))
 
     @cached_property
     def _fetcher(self) -> ThreadFetcher:
         fetcher = ThreadFetcher(dataclasses.replace(self._config, connections=1), alone=True)
-        fetcher.start(lambda _, parts: self._answers.put(parts), self._budget, lambda _: self._answers.put(None))
+        fetcher.start(lambda _, parts: self._answers.put(parts), self._budget, self._answers.put)
         return fetcher
 
 

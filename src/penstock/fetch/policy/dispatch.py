@@ -20,7 +20,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
-from collections import deque
 from collections.abc import Callable
 
 from penstock.config import FetchConfig
@@ -106,7 +105,8 @@ class Dispatch:
         unreached = UNREACHED | {Reason.CONNECT_REFUSED} if config.proxy else UNREACHED
         self._doubtful = DOUBTFUL | unreached
         self._outage = Outage(unreached) if config.outage == "wait" and not alone else None
-        self._known_good: deque[Target] = deque(maxlen=KNOWN_GOOD)
+        self._known_good: dict[str, Target] = {}
+        """What was asked last of each of these hosts; the host that was asked longest ago comes first."""
         self._patience = min(PATIENCE, config.timeout) if alone else PATIENCE
         self._allowance = config.row_timeout if alone else math.inf
         self._short_since: float | None = None
@@ -202,7 +202,8 @@ class Dispatch:
         done = self._reached(job.target, now, good=True)
         self._manners.succeeded(job.target.host_key, now)
         if job.origin:
-            self._robots_came(job, RobotsRules.parse(body.data), now)
+            self._settle_origin(job, RobotsRules.parse(body.data), now)
+            self._leave(job, now)
             return done
         size = len(body.data)
         self._guess += (size - self._guess) / 32  # a mean over about the last 32 bodies
@@ -291,7 +292,7 @@ class Dispatch:
             self._attempts += 1
             self._retries.earn()
         job.began = now
-        job.probe = self._outage is not None and self._outage.started()
+        job.is_trial = self._outage is not None and self._outage.started()
         delay = self._manners.delay(job.target.host_key)
         if delay:
             self._schedule.hold(job.target.host_key, now, delay)
@@ -357,10 +358,6 @@ class Dispatch:
         failure = dataclasses.replace(error.failure(job.attempts), seconds=now - job.started if job.started else 0.0)
         return self._fill(job, failure)
 
-    def _robots_came(self, job: Job, verdict: Verdict, now: float) -> None:
-        self._settle_origin(job, verdict, now)
-        self._leave(job, now)
-
     def _settle_origin(self, job: Job, verdict: Verdict, now: float) -> None:
         """Whoever has waited for an origin's robots.txt stands in line again."""
         assert self._robots is not None
@@ -374,7 +371,10 @@ class Dispatch:
         if self._outage is None:
             return []
         if good and not target.stored:
-            self._known_good.append(target)
+            self._known_good.pop(target.host_key, None)
+            self._known_good[target.host_key] = target
+            if len(self._known_good) > KNOWN_GOOD:
+                del self._known_good[next(iter(self._known_good))]
         if self._outage.reached(target.host_key):
             self._trouble.end(now)
             self._back_at = now
@@ -393,7 +393,7 @@ class Dispatch:
         """Whether an attempt that came to a doubtful end did so because of an outage, which may begin with it."""
         if self._outage is None:
             return False
-        if job.probe:
+        if job.is_trial:
             self._outage.probe_failed(now)
         elif self._outage.failed(job.target.host_key, reason, now) and not self._known_good:
             self._confirm_outage(now)  # nobody has ever answered, so that nobody could be asked
@@ -405,11 +405,12 @@ class Dispatch:
         return self._outage is not None and self._outage.reason is not None and bool(self._known_good)
 
     def _probe(self, guess: int, now: float) -> Job:
-        """Ask the next of the hosts that have answered before."""
+        """Ask one of the hosts that have answered before; the next time another one."""
         assert self._outage is not None
-        self._known_good.rotate()
-        job = Job.for_robots(self._known_good[0])
-        job.origin, job.is_probe, job.reserved, job.began = "", True, guess, now
+        host = next(iter(self._known_good))
+        target = self._known_good[host] = self._known_good.pop(host)
+        job = Job.for_probe(target)
+        job.reserved, job.began = guess, now
         self._outage.started()
         return job
 
@@ -451,7 +452,7 @@ class Dispatch:
         self._short_since = now if self._short_since is None else self._short_since
         if now - self._short_since > LOCAL_PATIENCE and math.isinf(self._allowance):
             raise LocalError(error.reason, error.detail)
-        if job.probe and self._outage is not None:
+        if job.is_trial and self._outage is not None:
             self._outage.probe_failed(now)
         job.attempts = max(0, job.attempts - 1)
         self._given_back += 1

@@ -35,7 +35,7 @@ class Job:
     """Where every attempt begins."""
     max_bytes: int
     ticket: Ticket | None
-    """None if it is for a robots.txt."""
+    """None if it is for no row."""
     position: int = 0
     """Among the row's requests."""
     origin: str = ""
@@ -57,10 +57,10 @@ class Job:
     """When the head of the answer came whose body is wanted; kept by whoever runs the attempt."""
     downgraded: bool = False
     """A redirect of the present attempt led from https to http."""
-    probe: bool = False
-    """The present attempt is to find out whether an outage is over."""
     is_probe: bool = False
-    """It is for nothing else, and belongs to nobody's turn."""
+    """It is only to find out whether there is an outage, and takes nobody's turn."""
+    is_trial: bool = False
+    """The present attempt is its own, but shows as well whether an outage is over."""
     outages: int = 0
     """How many outages there had been when its present attempt began."""
 
@@ -72,6 +72,11 @@ class Job:
     def for_robots(cls, target: Target) -> Self:
         """The request for the robots.txt that is in force for a target."""
         return cls(target.robots, ROBOTS_BYTES, None, origin=target.origin)
+
+    @classmethod
+    def for_probe(cls, target: Target) -> Self:
+        """A request whose answer does not matter: for robots.txt, which costs its host least."""
+        return cls(target.robots, ROBOTS_BYTES, None, is_probe=True)
 
     def follow(self, target: Target, now: float) -> None:
         """The attempt is sent on."""

@@ -6,7 +6,7 @@ A machine off the network would write ten minutes' worth of false failures. So a
       ▲                                                                       │                          │
       └────────────────────── somebody answers ───────────────────────────────┴──────────────────────────┘
 
-A probe asks a host that has answered before: the end of a list may well be nothing but dead hosts. While an outage is
+A probe asks a host that has answered before, if there is one: the end of a list may well be nothing but dead hosts. While an outage is
 suspected or lasts, nothing else begins.
 
 Decides and does no I/O; time is passed in.

@@ -27,13 +27,9 @@ class Trouble:
             self._seconds = self.seconds(now)
             self.reason = None
 
-    def lasts(self, now: float) -> float:
-        """Seconds since the present trouble began; 0 while there is none."""
-        return now - self._since if self.reason is not None else 0.0
-
     def seconds(self, now: float) -> dict[str, float]:
         """Seconds so far, by reason."""
         seconds = dict(self._seconds)
         if self.reason is not None:
-            seconds[self.reason.value] = seconds.get(self.reason.value, 0.0) + self.lasts(now)
+            seconds[self.reason.value] = seconds.get(self.reason.value, 0.0) + now - self._since
         return seconds
