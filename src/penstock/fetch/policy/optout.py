@@ -171,6 +171,5 @@ def _delay(parser: Protego) -> float:
     rate = parser.request_rate(AGENT)
     if rate is None:
         return delay
-    return max(
-        delay, min(rate.seconds, 86_400) / rate.requests
-    )  # of numbers with 400 digits, the larger cannot be divided
+    seconds = min(rate.seconds, 86_400)  # a number of 400 digits could not be divided
+    return max(delay, seconds / rate.requests)
