@@ -16,7 +16,7 @@ LAYERS = [
     ["crew"],
     ["flow"],
     ["folder"],
-    ["loading", "verifying"],
+    ["duplicates", "loading", "verifying"],
     ["build"],
     ["engines"],
     ["runner"],

@@ -13,6 +13,7 @@ data: it decides nothing and starts nothing.
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import ipaddress
 import math
@@ -103,6 +104,19 @@ def parse_names(value: str | typing.Iterable[str]) -> tuple[str, ...]:
     """
     parts = value.split(",") if isinstance(value, str) else list(value)
     return tuple(part.strip() if isinstance(value, str) else part for part in parts if part.strip())
+
+
+def parse_encoding(name: str) -> str:
+    """A text encoding by the name that Python has for it.
+
+    >>> parse_encoding("Latin-1")
+    'iso8859-1'
+    """
+    try:
+        b"".decode(name)  # a codec that makes no text is refused here as well
+    except LookupError:
+        raise ValueError("expected a text encoding, such as latin-1 or utf-16 (for images it is --encode)") from None
+    return codecs.lookup(name).name
 
 
 def parse_strategies(value: str | typing.Iterable[str]) -> tuple[str, ...]:
@@ -374,6 +388,10 @@ class OutputConfig(_Config):
         "webdataset", "webdataset: tar shards; parquet; files: a folder a shard; arrays: .npy shards"
     )
     shard_size: int = option(10_000, "rows of input for each shard", at_least=1, at_most=10_000_000)
+    dedup: bool = option(False, "fetch each URL once: skip the rows whose URL stands in an earlier one")
+    encoding: str = option(
+        "utf-8", "of the list, where it is text: latin-1, utf-16, gb18030 …", parse=parse_encoding, metavar="NAME"
+    )
     url_column: str = option("url", "column that holds the image's URL", metavar="NAME")
     caption_column: str | None = option(None, "column that holds a text to store beside the image", metavar="NAME")
     keep_columns: tuple[str, ...] = option(
@@ -430,7 +448,7 @@ class CompareConfig(_Config):
     )
 
 
-NOT_COMPARED = ("strategy", "overwrite", "verify", "retry_failed", "min_success", "engine")
+NOT_COMPARED = ("strategy", "dedup", "overwrite", "verify", "retry_failed", "min_success", "engine")
 """Options of a run that a comparison, which makes many small ones, sets by itself."""
 
 

@@ -6,6 +6,7 @@
     DIR/report.json                                  what happened
     DIR/.penstock/journal.jsonl                      which run this is, which shards exist (ledger.py reads it)
     DIR/.penstock/lock                               held while a run works here
+    DIR/.penstock/duplicates.npy                     rows that --dedup leaves out
     DIR/.penstock/spool/ tmp/                        work in progress (sink/)
 """
 
@@ -15,11 +16,14 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from io import BytesIO, FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
 
 from penstock.errors import OutputRefusedError, SourceError
 from penstock.ledger import Ledger
@@ -37,6 +41,7 @@ __all__ = ["HIDDEN", "OutputFolder", "read_ledger", "read_report", "stored_repor
 HIDDEN = ".penstock"
 JOURNAL = f"{HIDDEN}/journal.jsonl"
 LOCK = f"{HIDDEN}/lock"
+DUPLICATES = f"{HIDDEN}/duplicates.npy"
 SPOOL = f"{HIDDEN}/spool"
 SCRATCH = f"{HIDDEN}/tmp"  # noqa: S108 - below our own folder
 REPORT = "report.json"
@@ -167,6 +172,20 @@ class OutputFolder:
             temporary.write_bytes(data)
             temporary.replace(self.path / REPORT)
 
+    def duplicates(self, find: Callable[[], npt.NDArray[np.int64]]) -> Path:
+        """The file with the positions of the rows that are duplicates: made by `find`, or by an earlier run of this list."""
+        path = self.path / DUPLICATES
+        if not path.exists():
+            positions = find()
+            temporary = path.with_suffix(".new")
+            with writing(self.path, BLOCK + positions.nbytes, f"write {DUPLICATES} into"):
+                with temporary.open("wb") as file:
+                    np.save(file, positions, allow_pickle=False)
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(path)
+        return path
+
     def take_back(self, lost: Iterable[ShardReport]) -> None:
         """Delete the files of shards that exist no more, and the report, which counts them."""
         for report in lost:
@@ -184,7 +203,7 @@ class OutputFolder:
             journal = self.path / JOURNAL
             os.truncate(journal, journal.read_bytes().find(b"\n") + 1)
         self.take_back(ledger.shards.values())
-        for name in (SPOOL, SCRATCH, JOURNAL):
+        for name in (SPOOL, SCRATCH, DUPLICATES, JOURNAL):
             self._remove(name)
         self._journal_size = None
 

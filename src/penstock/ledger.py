@@ -49,6 +49,8 @@ IDENTITY = (
     "insecure",
     "format",
     "shard_size",
+    "dedup",
+    "encoding",
     "url_column",
     "caption_column",
     "keep_columns",

@@ -128,6 +128,7 @@ class Reason(enum.StrEnum):
     URL_PORT_DENIED = "url.port_denied", Retry.NEVER, "the port is invalid or belongs to another protocol"
     URL_TOO_LONG = "url.too_long", Retry.NEVER, "the URL is longer than 8192 characters"
     POLICY_DENIED = "policy.denied", Retry.NEVER, "the host is on --deny-hosts"
+    POLICY_DUPLICATE = "policy.duplicate", Retry.NEVER, "an earlier row has the same URL (--dedup)"
 
     DNS_NXDOMAIN = "dns.nxdomain", Retry.NEVER, "the host name does not exist"
     DNS_TEMPORARY = "dns.temporary", Retry.BACKOFF, "the resolver failed for the moment"
@@ -255,6 +256,8 @@ class Request:
     """Name of the part: ``image`` unless the user gave parts."""
     url: str | None
     """As the source gave it; None or blank when the row has none."""
+    refused: Reason | None = None
+    """Why it is not to be fetched, where that is known from the list alone."""
 
 
 @dataclass(frozen=True, slots=True)

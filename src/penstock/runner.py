@@ -24,15 +24,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 import penstock
 from penstock.build import build_work, check_fetchable, choose
 from penstock.config import RunConfig
 from penstock.crew.script import stop_if_in_worker
+from penstock.duplicates import find_duplicates
 from penstock.engines.base import Engine, Plan
 from penstock.engines.filling import Placed
 from penstock.engines.local import LocalEngine
 from penstock.engines.work import TICK, Job, Progress, Stoppable, Summary, Watch
 from penstock.errors import ConfigError
+from penstock.fetch.policy.urls import UrlRules
 from penstock.flow import LaneStatistics
 from penstock.folder import OutputFolder, read_report
 from penstock.image.work import Transform, check_picklable
@@ -149,7 +154,10 @@ class Run(Watch):
             url_column=config.url_column,
             caption_column=config.caption_column,
             keep_columns=config.keep_columns,
+            encoding=config.encoding,
         )
+        if config.dedup and not self.source.rereadable:
+            raise ConfigError(f"--dedup reads the list twice, and {self.source.description} can be read only once")
         check_fetchable(config)
         self._setup = choose(config, splittable=self.source.spec is not None)
         if transform is not None and (self._setup.crew == "processes" or self._setup.lanes > 1):
@@ -212,6 +220,8 @@ class Run(Watch):
             self._folder.append(run_entry(manifest))
             ledger.manifest = manifest
         self._ledger = ledger
+        if self.config.dedup:
+            self.source.leave_out(self._folder.duplicates(self._find_duplicates))
         if self.config.verify:
             self._take_back_damaged()
         job = Job(
@@ -227,6 +237,15 @@ class Run(Watch):
         if self.config.verify:
             job.store().sweep(set(ledger.shards))  # of what an earlier run gave up, and was killed before it deleted it
         return job
+
+    def _find_duplicates(self) -> npt.NDArray[np.int64]:
+        rows = map(self._unless_stopped, self.source.rows())
+        return find_duplicates(rows, UrlRules.of(self.config))
+
+    def _unless_stopped(self, row: Row) -> Row:
+        if self._stop_asked:
+            raise KeyboardInterrupt
+        return row
 
     def _take_back_damaged(self) -> None:
         """Give up the shards whose files are not what was committed: what follows does their rows again."""

@@ -277,6 +277,14 @@ def test_standard_input_is_sniffed(content: bytes, expected: int) -> None:
     assert done.stdout.decode().split() == [str(expected), "False"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "latin-1"])
+def test_standard_input_in_other_encodings(monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
+    """JSON is known by its first character, whatever that looks like as bytes."""
+    for text in ('["https://example.com/é"]', "https://example.com/é\n"):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode(encoding))))
+        assert urls(open_source("-", encoding=encoding)) == ["https://example.com/é"]
+
+
 def test_standard_input_flows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows come out before the writer of the pipe is done."""
 
@@ -460,7 +468,7 @@ def test_a_later_mapping_may_lack_a_key() -> None:
         ("list.csv", b"", ": no rows"),
         ("list.csv", b"url\n", ": no rows"),
         ("list.json", b"[]", ": no rows"),
-        ("list.txt", b"a\nb\xe9\n", ", line 2: byte 0xe9 is not UTF-8; save the list as UTF-8"),
+        ("list.txt", b"a\nb\xe9\n", ", line 2: byte 0xe9 is not UTF-8; save the list as UTF-8, or name its"),
         ("list.csv", b"url\na\nb\0c\n", ", line 3: a NUL character; this is no text, or not UTF-8"),
         ("list.txt", b"a\n" + b"b" * 2_000_000, ", line 2: longer than 1048576 characters"),
         (
@@ -491,6 +499,22 @@ def test_damaged_lists_are_refused(tmp_path: Path, name: str, content: bytes, ex
     """The message has the file, the line where there are lines, and what is wrong."""
     path = write(tmp_path, name, content)
     assert refusal(path).startswith(f"{path}{expected}")
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "utf-16-le", "gb18030", "cp1252"])
+@pytest.mark.parametrize("ending", ["txt", "csv", "tsv.gz", "json", "jsonl"])
+def test_lists_in_other_encodings(tmp_path: Path, ending: str, encoding: str) -> None:
+    """The same rows as in UTF-8, in this process and in those that open the list by its spec."""
+    records = [record(number, "é" * number) | {"url": f"https://example.com/é{number}.jpg"} for number in range(3)]
+    text = FORMATS[ending.removesuffix(".gz")](records).decode()
+    path = write(tmp_path, f"list.{ending}", text.encode(encoding))
+    captions = {} if ending == "txt" else {"caption_column": "caption"}
+    source = open_source(path, **captions, encoding=encoding)
+    assert source.spec is not None
+    for opened in (source, pickle.loads(pickle.dumps(source.spec)).open()):
+        assert urls(opened) == [row["url"] for row in records]
+    if captions:
+        assert [row.caption for row in source.rows()] == [row["caption"] or "number 0" for row in records]
 
 
 def test_damage_behind_the_first_rows_is_named(tmp_path: Path) -> None:

@@ -154,7 +154,10 @@ class Comparing:
         self._location = os.fspath(source) if isinstance(source, (str, os.PathLike)) else ""
         self._source = None
         if source is not None:
-            columns = {name: getattr(self._config, name) for name in ("url_column", "caption_column", "keep_columns")}
+            columns = {
+                name: getattr(self._config, name)
+                for name in ("url_column", "caption_column", "keep_columns", "encoding")
+            }
             self._source = open_source(source, **columns)
 
     @property

@@ -51,9 +51,11 @@ PACKAGES = {
 class ListFile:
     """One file of a list, on this machine or in a remote store."""
 
-    def __init__(self, system: Any, path: str) -> None:
+    def __init__(self, system: Any, path: str, encoding: str = "utf-8") -> None:
         self._system = system
         self._path = path
+        self.encoding = encoding
+        """Of its text, if it is one."""
         self.place = _shown(system, path)
         """What messages call it: no query and no password, for these may be secrets."""
         self.name = PurePosixPath(urlsplit(path).path if _is_http(system) else path).name
@@ -110,8 +112,8 @@ class ListFile:
 class StandardInput(ListFile):
     """What is piped into this process; can be read once, and its first chunk looked at before."""
 
-    def __init__(self) -> None:
-        super().__init__(LocalFileSystem(), "-")
+    def __init__(self, encoding: str) -> None:
+        super().__init__(LocalFileSystem(), "-", encoding)
         self.place = "standard input"
         self._head = self._next()
 
@@ -123,7 +125,7 @@ class StandardInput(ListFile):
     @property
     def looks_like_json(self) -> bool:
         """Whether the first character is one with which an array, an object or JSON lines begin."""
-        return self._head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"[", b"{")
+        return self._head.decode(self.encoding, "ignore").lstrip("\ufeff \t\r\n")[:1] in ("[", "{")
 
     def chunks(self) -> Iterator[bytes]:
         """What comes in, from its beginning."""
@@ -139,14 +141,14 @@ def absolute(location: str) -> str:
     return location if "://" in location else os.path.abspath(location)  # noqa: PTH100 - Path would resolve a/.. away
 
 
-def locate(location: str) -> list[ListFile]:
+def locate(location: str, encoding: str) -> list[ListFile]:
     """The files that a path, a folder, a glob or a URL stands for, sorted by name.
 
     Raises SourceError if there is none or one has an unknown ending, and MissingExtraError if a protocol's package
     is missing.
     """
     system, path = _file_system(location)
-    files = [ListFile(system, found) for found in _paths(system, path, location)]
+    files = [ListFile(system, found, encoding) for found in _paths(system, path, location)]
     for file in files:
         if file.ending is None:
             raise SourceError(f"{file.place}: unknown ending; lists end in {', '.join(ENDINGS)}")

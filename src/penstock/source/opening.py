@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
@@ -10,10 +11,12 @@ from functools import cached_property, partial
 from itertools import islice
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from penstock.errors import SourceError
-from penstock.records import Request, Row
+from penstock.records import Reason, Request, Row
 from penstock.source.arrow import ArrowReader, ParquetReader, arrow_batches
 from penstock.source.base import Cells, Columns, Once, Reader, skip
 from penstock.source.files import ListFile, StandardInput, absolute, locate
@@ -37,15 +40,22 @@ class SourceSpec:
     url_column: str
     caption_column: str | None
     keep_columns: tuple[str, ...]
+    encoding: str
+    duplicates: str | None = None
+    """File for `Source.leave_out`."""
 
     def open(self) -> Source:
         """Open the source here; raises what `open_source` raises."""
-        return open_source(
+        source = open_source(
             self.location,
             url_column=self.url_column,
             caption_column=self.caption_column,
             keep_columns=self.keep_columns,
+            encoding=self.encoding,
         )
+        if self.duplicates is not None:
+            source.leave_out(self.duplicates)
+        return source
 
 
 class Source:
@@ -64,6 +74,7 @@ class Source:
         self._fingerprint = fingerprint
         self._place: tuple[int, Iterator[Cells]] | None = None
         """Where the last slice ended: the next position, and the cells from there."""
+        self._duplicates: npt.NDArray[np.int64] | None = None
         self.description = description
         """What people call it."""
         self.spec = spec
@@ -84,11 +95,31 @@ class Source:
         if stop is not None and stop <= start:
             return
         cells = self._cells_from(start)
+        duplicates = self._duplicates_from(start)
+        duplicate = next(duplicates, None)
         index = start
         for url, caption, fields in islice(cells, None if stop is None else stop - start):
-            yield Row(index, (Request(PART, url),), caption, fields)
+            refused = None
+            if index == duplicate:
+                refused, duplicate = Reason.POLICY_DUPLICATE, next(duplicates, None)
+            yield Row(index, (Request(PART, url, refused),), caption, fields)
             index += 1
         self._place = index, cells
+
+    def leave_out(self, duplicates: str | os.PathLike[str]) -> None:
+        """Mark the rows at some positions: their URL stands in an earlier row, and they are not to be fetched.
+
+        Args:
+            duplicates: file with the positions, ascending (``.npy``, int64); whoever opens the source by its `spec` reads it.
+        """
+        self._duplicates = np.load(duplicates, mmap_mode="r")
+        if self.spec is not None:
+            self.spec = dataclasses.replace(self.spec, duplicates=os.fspath(duplicates))
+
+    def _duplicates_from(self, start: int) -> Iterator[np.int64]:
+        if self._duplicates is None:
+            return iter(())
+        return iter(self._duplicates[np.searchsorted(self._duplicates, start) :])
 
     def _cells_from(self, start: int) -> Iterator[Cells]:
         place, self._place = self._place, None
@@ -127,7 +158,12 @@ class Source:
 
 
 def open_source(
-    source: Any, *, url_column: str = "url", caption_column: str | None = None, keep_columns: Iterable[str] = ()
+    source: Any,
+    *,
+    url_column: str = "url",
+    caption_column: str | None = None,
+    keep_columns: Iterable[str] = (),
+    encoding: str = "utf-8",
 ) -> Source:
     """Open a list of URLs and check that its first rows can be read.
 
@@ -142,23 +178,26 @@ def open_source(
         url_column: column of the image's URL, where there are columns.
         caption_column: column of a text to store with the image.
         keep_columns: columns whose values go into `Row.fields`.
+        encoding: of text files and of standard input.
 
     Raises:
         SourceError: the list is missing, empty, damaged, or lacks a column.
         MissingExtraError: a remote store needs a package that is not installed.
     """
     columns = Columns(url_column, caption_column, tuple(keep_columns))
-    opened = _open(source, columns)
+    opened = _open(source, columns, encoding)
     # A list, not a generator: every file is looked at now, before the run writes anything.
     if not any([reader.has_rows() for reader in opened._readers]):  # noqa: C419, SLF001 - see above; our own class
         raise SourceError(f"{opened.description}: no rows")
     return opened
 
 
-def _open(source: Any, columns: Columns) -> Source:
+def _open(source: Any, columns: Columns, encoding: str) -> Source:
     if isinstance(source, (str, os.PathLike)):
         location = os.fspath(source)
-        return _of_standard_input(columns) if location == "-" else _of_files(absolute(location), columns)
+        if location == "-":
+            return _of_standard_input(columns, encoding)
+        return _of_files(absolute(location), columns, encoding)
     if isinstance(source, (pa.Array, pa.ChunkedArray)):
         source = source.to_pylist()
     if _is_table(source):
@@ -179,12 +218,12 @@ def _is_table(source: Any) -> bool:
         return False
 
 
-def _of_files(location: str, columns: Columns) -> Source:
-    files = locate(location)
+def _of_files(location: str, columns: Columns, encoding: str) -> Source:
+    files = locate(location, encoding)
     return Source(
         [_file_reader(file, columns) for file in files],
         description=files[0].place if len(files) == 1 else f"{len(files)} files of {location}",
-        spec=SourceSpec(location, columns.url, columns.caption, columns.keep),
+        spec=SourceSpec(location, columns.url, columns.caption, columns.keep, encoding),
         fingerprint=lambda: {"files": [file.fingerprint() for file in files]},
     )
 
@@ -200,8 +239,8 @@ def _file_reader(file: ListFile, columns: Columns) -> Reader:
     return ItemReader(file.place, partial(json_items, file, columns), columns)
 
 
-def _of_standard_input(columns: Columns) -> Source:
-    file = StandardInput()
+def _of_standard_input(columns: Columns, encoding: str) -> Source:
+    file = StandardInput(encoding)
     reader: Reader = TextReader(file, columns)
     if file.looks_like_json:
         reader = ItemReader(file.place, partial(json_items, file, columns), columns)

@@ -22,9 +22,10 @@ LIMIT = 2**20
 def texts(file: ListFile) -> Iterator[str]:
     """The file as decoded text, a chunk at a time, without a byte order mark.
 
-    Raises SourceError with the line if the bytes are not UTF-8 or hold a NUL.
+    Raises SourceError with the line if the bytes are not in the file's encoding, or are a NUL.
     """
-    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    name = "utf-8-sig" if file.encoding == "utf-8" else file.encoding
+    decoder = codecs.getincrementaldecoder(name)()
     line = 1
     for chunk in chain(file.chunks(), [b""]):
         try:
@@ -33,11 +34,14 @@ def texts(file: ListFile) -> Iterator[str]:
             line += error.object.count(b"\n", 0, error.start)
             byte = error.object[error.start]
             raise SourceError(
-                f"{file.place}, line {line}: byte 0x{byte:02x} is not UTF-8; save the list as UTF-8"
+                f"{file.place}, line {line}: byte 0x{byte:02x} is not {file.encoding.upper()}; "
+                "save the list as UTF-8, or name its encoding with --encoding"
             ) from None
         if "\0" in text:
             line += text.count("\n", 0, text.index("\0"))
-            raise SourceError(f"{file.place}, line {line}: a NUL character; this is no text, or not UTF-8")
+            raise SourceError(
+                f"{file.place}, line {line}: a NUL character; this is no text, or not {file.encoding.upper()}"
+            )
         line += text.count("\n")
         yield text
 

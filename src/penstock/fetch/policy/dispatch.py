@@ -126,6 +126,8 @@ class Dispatch:
         done: list[Done] = []
         for position, request in enumerate(row.requests):
             try:
+                if request.refused is not None:
+                    raise ItemError(request.refused)  # noqa: TRY301 - one way out
                 target = check_url(request.url, self._rules)
             except ItemError as error:
                 done += self._put(ticket, position, error.failure())
