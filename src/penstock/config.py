@@ -113,7 +113,7 @@ def parse_encoding(name: str) -> str:
     'iso8859-1'
     """
     try:
-        b"".decode(name)  # a codec that makes no text is refused here as well
+        " ".encode(name)  # a codec that is none of text is refused here as well
     except LookupError:
         raise ValueError("expected a text encoding, such as latin-1 or utf-16 (for images it is --encode)") from None
     return codecs.lookup(name).name

@@ -20,6 +20,7 @@ from penstock.config import (
     RunConfig,
     available_cores,
     flag_of,
+    parse_encoding,
     parse_names,
     parse_networks,
     parse_number,
@@ -246,3 +247,16 @@ def test_row_timeout() -> None:
 def test_there_is_a_core() -> None:
     """Something runs this."""
     assert available_cores() >= 1
+
+
+def test_encodings() -> None:
+    """Names that mean the same are the same; what is no text encoding is refused, with a word about --encode."""
+    assert [parse_encoding(name) for name in ("utf8", "UTF-8", "Latin-1", "utf-16")] == [
+        "utf-8",
+        "utf-8",
+        "iso8859-1",
+        "utf-16",
+    ]
+    for wrong in ("png", "rot13", "base64", ""):
+        with pytest.raises(ConfigError, match=rf"^--encoding '{wrong}': expected a text encoding, .*--encode\)$"):
+            RunConfig(encoding=wrong)
