@@ -42,7 +42,7 @@ ERRORS = {
     "unlink": ("EIO", "EROFS"),
     "mkdir": ("ENOSPC", "EDQUOT", "EROFS"),
     "truncate": ("EIO",),
-    "close": ("EIO", "EDQUOT"),
+    "close": ("EDQUOT", "EIO"),
     "change": ("EROFS", "EIO", "ENOSPC"),
 }
 """How each operation may fail; the first is the one that is tried by default."""

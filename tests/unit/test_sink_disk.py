@@ -121,6 +121,36 @@ def test_error_without_a_name(tmp_path: Path) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
 
+def test_first_error_counts(tmp_path: Path) -> None:
+    """A descriptor that is closed a second time, after closing it has failed, does not hide why."""
+
+    def close_twice() -> None:
+        try:
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+        finally:
+            os.close(-1)
+
+    with pytest.raises(OutputError, match=r"quota exceeded \(1,000 bytes needed"), writing(tmp_path, needed=1000):
+        close_twice()
+
+
+def test_error_without_a_number(tmp_path: Path) -> None:
+    """Where nobody tells what was wrong, the message at least has what was needed, and what there is."""
+    message = r"error closing file \(1,000 bytes needed, [\d,]+ free.*\); check the disk"
+    with pytest.raises(OutputError, match=message), writing(tmp_path, needed=1000):
+        raise OSError("error closing file")
+
+
+def test_scratch_that_cannot_be_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trouble with deleting what is not needed any more is no trouble of the work that was done there."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    with monkeypatch.context() as patch, scratch(tmp_path, "x-"):
+        patch.setattr("penstock.sink.disk.shutil.rmtree", fail)
+
+
 def test_inodes_may_run_out_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No space, and yet bytes are free: then it is the inodes, and the message says so."""
     system = list(os.statvfs(tmp_path))

@@ -42,7 +42,13 @@ def writing(folder: Path, needed: int = BLOCK, what: str = "write to") -> Iterat
     try:
         yield
     except OSError as error:
-        raise OutputError(f"cannot {what} {folder}: {_diagnosis(error, folder, needed)}") from error
+        raise OutputError(f"cannot {what} {folder}: {_diagnosis(_first(error), folder, needed)}") from error
+
+
+def _first(error: OSError) -> OSError:
+    """The error itself, or the one before: `shutil.rmtree` closes a descriptor again whose closing has failed."""
+    before = error.__context__
+    return before if error.errno == errno.EBADF and isinstance(before, OSError) else error
 
 
 def _diagnosis(error: OSError, folder: Path, needed: int) -> str:
@@ -52,6 +58,8 @@ def _diagnosis(error: OSError, folder: Path, needed: int) -> str:
         return f"{cause} ({needed:,} bytes needed{_room(folder)}); make room and run again: it goes on from here"
     if error.errno == errno.EFBIG:
         return f"{cause}; raise the limit (ulimit -f) or lower --shard-size, and run again"
+    if error.errno is None:  # Arrow does not tell why a file could not be closed
+        cause = f"{cause} ({needed:,} bytes needed{_room(folder)})"
     named = f" ({os.fsdecode(error.filename)})" if isinstance(error.filename, str | bytes) else ""
     if error.errno in _DENIED:
         return f"{cause}{named}; choose another folder or mend its permissions"
@@ -99,7 +107,8 @@ def scratch(parent: Path, prefix: str) -> Iterator[Path]:
     try:
         yield inside
     finally:
-        shutil.rmtree(inside, ignore_errors=True)  # what stays behind is swept at the next start
+        with contextlib.suppress(OSError):  # it raises EBADF all the same, where closing a folder has failed
+            shutil.rmtree(inside, ignore_errors=True)  # what stays behind is swept at the next start
 
 
 def remove(path: Path) -> None:
