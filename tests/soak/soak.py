@@ -133,6 +133,7 @@ def soak(rows: int, *, seed: int = 0, interval: float = 5.0, size: int = 32, **o
         if process.returncode:
             raise RuntimeError(f"the run ended with {process.returncode}")
         report = json.loads((folder / "report.json").read_text())
+        del report["folder"]  # gone in a moment
         found = Counter(report["reasons"]) + Counter(written=report["written"])
         output_bytes = sum(path.stat().st_size for path in (folder / "out").rglob("*") if path.is_file())
     return {
