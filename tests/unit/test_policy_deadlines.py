@@ -25,11 +25,28 @@ def test_one_time_for_all_of_connecting(stage: Stage, reason: Reason) -> None:
 
 def test_the_next_hop_connects_anew() -> None:
     """A redirect's connection has its own time, inside the attempt's."""
-    watch = Watch(LIMITS, 0)
-    for start in (9, 18, 27):
-        watch.enter(Stage.DNS, start)
+    watch = Watch(LIMITS, 27, spent=27)
     assert watch.overdue(29) is None
     assert watch.overdue(30) is Reason.TIMEOUT_TOTAL
+
+
+def test_a_kept_connection_that_breaks_is_replaced_in_time() -> None:
+    """A connection that is made in the middle of an attempt has its own time, too."""
+    watch = Watch(LIMITS, 0)
+    watch.enter(Stage.HEADERS, 1)
+    watch.enter(Stage.DNS, 4)
+    assert watch.overdue(13.9) is None
+    assert watch.overdue(14) is Reason.DNS_TIMEOUT
+
+
+@pytest.mark.parametrize("late", [0.0, 0.1, 5.0])
+def test_a_host_that_is_not_there_is_told_from_a_slow_one(late: float) -> None:
+    """Where both limits are the same, connecting is blamed if there was nothing else, however late its thread begins."""
+    watch = Watch(Limits(total=10, connect=10), 0)
+    watch.enter(Stage.DNS, late)
+    watch.stage = Stage.CONNECT
+    assert watch.overdue(9.9) is None
+    assert watch.overdue(10.0) is Reason.CONNECT_TIMEOUT
 
 
 def test_silence_counts_from_the_last_byte() -> None:

@@ -77,7 +77,7 @@ class Watch:
 
     def enter(self, stage: Stage, now: float) -> None:
         """A phase begins."""
-        if stage is Stage.DNS:
+        if stage is Stage.DNS and self.stage is not stage:  # it begins with that: a thread may be late to say so
             self._connecting = now
         if stage is Stage.BODY:
             self._mark = (now, 0)
