@@ -22,7 +22,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +52,8 @@ from penstock.source import open_source
 from penstock.verifying import shard_problems
 
 __all__ = ["OnProgress", "Run", "check_option_names", "make_config", "run"]
+
+T = TypeVar("T")
 
 _logger = logging.getLogger("penstock")
 
@@ -242,16 +244,15 @@ class Run(Watch):
         rows = map(self._unless_stopped, self.source.rows())
         return find_duplicates(rows, UrlRules.of(self.config))
 
-    def _unless_stopped(self, row: Row) -> Row:
+    def _unless_stopped(self, item: T) -> T:
+        """For loops that come before the lane, which hears by itself that the run is to stop."""
         if self._stop_asked:
             raise KeyboardInterrupt
-        return row
+        return item
 
     def _take_back_damaged(self) -> None:
         """Give up the shards whose files are not what was committed: what follows does their rows again."""
-        for number, report in sorted(self._ledger.shards.items()):
-            if self._stop_asked:
-                raise KeyboardInterrupt
+        for number, report in map(self._unless_stopped, sorted(self._ledger.shards.items())):
             problems = shard_problems(self.out, report) if number in self._ledger.shards else []
             if problems:
                 _logger.warning("%s %s: shard %05d is made again", problems[0].file, problems[0].what, number)
