@@ -393,7 +393,7 @@ def test_no_memory_for_an_image_breaks_the_crew(monkeypatch: pytest.MonkeyPatch)
 
     with collecting(crew_of()) as collector:
         collector.work_off(jobs_of("", ""))
-        monkeypatch.setattr(wire, "_write", fail)
+        monkeypatch.setattr(wire, "write_at", fail)
         with pytest.raises(WorkerError, match="--memory"):
             collector.crew.submit(row_of(0), bytes_of("x"))
         assert isinstance(collector.events.get(timeout=PATIENCE), WorkerError)
@@ -409,7 +409,9 @@ def test_a_worker_is_set_up_as_one_of_many(monkeypatch: pytest.MonkeyPatch) -> N
     with collecting(crew_of()) as collector:
         result = collector.work_off(jobs_of("surroundings"))[0]
     assert isinstance(result.value, Sample)
-    surroundings: dict[str, Any] = eval(bytes(result.value.parts["image"]))  # the work's own repr
+    image = result.value.parts["image"]
+    assert isinstance(image, bytes)
+    surroundings: dict[str, Any] = eval(image)  # the work's own repr
     assert surroundings == {"descriptors": 4, "threads": "1", "oom": 500, "core": 0, "heavy": []}
 
 

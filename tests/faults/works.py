@@ -57,6 +57,29 @@ def filled(row: Row, fetched: tuple[Fetched, ...]) -> Result:
     return Result.of(Sample({"array": np.full(50_000, row.index, np.int64)}), fetched)
 
 
+def sized(row: Row, fetched: tuple[Fetched, ...]) -> Result:
+    """As many bytes as the row's caption says, each of them 1 more than the row's index."""
+    return Result.of(Sample({"image": np.full(int(row.caption or 0), row.index + 1, np.uint8)}), fetched)
+
+
+def mixed(row: Row, fetched: tuple[Fetched, ...]) -> Result:
+    """An image and a number, both of the row's index, and the bytes between them."""
+    image, number = np.full((4, 5, 3), row.index, np.uint8), np.array([row.index / 2])
+    return Result.of(Sample({"image": image, "text": fetched[0].data, "number": number}), fetched)
+
+
+def obey_then_fill(row: Row, fetched: tuple[Fetched, ...]) -> Result:
+    """Do what the bytes say; then as `sized`."""
+    obey(row, fetched)
+    return sized(row, fetched)
+
+
+def wait_then_fill(row: Row, fetched: tuple[Fetched, ...]) -> Result:
+    """As `wait_for_gate`; then as `sized`."""
+    wait_for_gate(row, fetched)
+    return sized(row, fetched)
+
+
 def obey(row: Row, fetched: tuple[Fetched, ...]) -> Result:
     """Do what the bytes say; then echo them, or return what the deed returned."""
     name, _, argument = fetched[0].data.decode().partition(" ")
@@ -199,6 +222,14 @@ def _fork_and_return(_: str) -> None:
     os.fork()
 
 
+def _fork_and_return_late(fifos: str) -> None:
+    """Its child returns once something is written to the first FIFO, and has the second one open until it ends."""
+    go, gone = fifos.split()
+    if os.fork() == 0:
+        os.open(gone, os.O_WRONLY)
+        Path(go).read_bytes()
+
+
 def _die_and_leave_a_child(_: str) -> None:
     if os.fork() == 0:
         time.sleep(4)
@@ -219,7 +250,8 @@ def _noise(argument: str) -> None:
 
 def _surroundings(_: str) -> bytes:
     """What a worker's own child sees, and how the worker is set up."""
-    inherited = subprocess.run(["/bin/ls", "/proc/self/fd"], capture_output=True, text=True, check=True).stdout.split()
+    listing = ["/bin/ls", "/proc/self/fd"]
+    inherited = subprocess.run(listing, capture_output=True, text=True, check=True, close_fds=False).stdout.split()
     return repr(
         {
             "descriptors": len(inherited),
@@ -251,6 +283,7 @@ DEEDS: dict[str, Callable[[str], Any]] = {
     "once": _first_time_only,
     "announce": _announce_and_sleep,
     "fork": _fork_and_return,
+    "fork_late": _fork_and_return_late,
     "orphan": _die_and_leave_a_child,
     "close": _close_everything,
     "noise": _noise,

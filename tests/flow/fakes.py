@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from penstock.crew.base import CrewStatistics
+from penstock.crew.wire import Place
 from penstock.errors import WorkerError
 from penstock.fetch.base import FetchStatistics
 from penstock.fetch.budget import ByteBudget
@@ -99,7 +100,7 @@ class FakeCrew:
         self._deliver, self._on_broken = deliver, on_broken
         self.shuffler: Shuffler[tuple[Row, tuple[Fetched, ...]]] = Shuffler(self._seed, self._finish)
 
-    def submit(self, row: Row, fetched: tuple[Fetched, ...]) -> None:
+    def submit(self, row: Row, fetched: tuple[Fetched, ...], place: Place | None = None) -> None:
         self.shuffler.put((row, fetched))
 
     def _finish(self, job: tuple[Row, tuple[Fetched, ...]]) -> None:

@@ -57,7 +57,7 @@ class Crew(RuleBasedStateMachine):
         self.obey(self.roster.open(self.now))
 
     def obey(self, instructions: list[Instruction]) -> None:
-        for instruction in instructions:
+        for instruction in sorted(instructions, key=lambda one: not isinstance(one, Kill)):  # as the real crew does
             match instruction:
                 case Spawn(worker):
                     self.jobs[worker] = []
@@ -218,6 +218,21 @@ def test_an_exceeded_deadline_kills_and_gives_the_waiting_job_back(roster: Roste
     assert reason_of(delivery) is Reason.DECODE_TIMEOUT
     assert roster.ready(2, TIMEOUT) == [Assign(2, 0, jobs[1]), Assign(2, 1, jobs[2])]
     assert roster.timeouts == 1
+
+
+def test_workers_that_are_late_together_get_nothing_from_each_other() -> None:
+    """What waited behind one of them is not given to the other, which is about to be killed, too."""
+    roster = Roster(2, TIMEOUT)
+    roster.open(0.0)
+    late, waiting, late_too = (job_of(index) for index in range(3))
+    roster.ready(1, 0.0)
+    for job in (late, waiting):
+        roster.submit(job, 0.0)
+    roster.ready(2, 0.0)
+    assert roster.submit(late_too, 0.0) == [Assign(2, 0, late_too)]
+    instructions = roster.tick(TIMEOUT)
+    assert [type(instruction) for instruction in instructions] == [Kill, Deliver, Spawn, Kill, Deliver, Spawn]
+    assert roster.ready(3, TIMEOUT) == [Assign(3, 0, waiting)]
 
 
 @pytest.mark.parametrize("reason", [Reason.DECODE_CRASH, Reason.DECODE_OOM])

@@ -13,10 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from penstock.crew.wire import Place
 from penstock.errors import ItemError, WorkerError
 from penstock.records import Failure, Fetched, Reason, Result, Row
 
-__all__ = ["Crew", "CrewStatistics", "Deliver", "OnBroken", "Work", "attempt", "attempt_shielded"]
+__all__ = ["Crew", "CrewStatistics", "Deliver", "OnBroken", "Work", "attempt", "attempt_shielded", "prepare"]
 
 Deliver = Callable[[Row, Result], None]
 """Takes a finished row. Called from the crew's own threads, so it must be quick and thread-safe."""
@@ -29,7 +30,7 @@ class Work(Protocol):
     """What a worker does with one row: a picklable callable from bytes to a result.
 
     It reports a failure of the row by `ItemError`. Any other exception is a fault of the work itself and becomes
-    `Reason.TRANSFORM_ERROR`.
+    `Reason.TRANSFORM_ERROR`. If it has a method `prepare`, each worker calls that once, before its first row; see `prepare`.
     """
 
     def __call__(self, row: Row, fetched: tuple[Fetched, ...]) -> Result:
@@ -63,10 +64,13 @@ class Crew(Protocol):
         """Start the workers; every result goes to `deliver`. Called once."""
         ...
 
-    def submit(self, row: Row, fetched: tuple[Fetched, ...]) -> None:
+    def submit(self, row: Row, fetched: tuple[Fetched, ...], place: Place | None = None) -> None:
         """Hand over one row; never blocks (`inline` works it off here and now). The flow bounds how many are inside.
 
-        After `close` it does nothing.
+        With a place, and if the crew was made with a `Landing`, the worker writes the sample's arrays there, and the sample
+        that is delivered says `Landed` in their stead; arrays that do not fit arrive as without a place. Whatever became of
+        the row, nobody writes to its place any more once it is delivered. After `close`, which nothing is written after
+        either, it does nothing.
 
         Raises:
             WorkerError: the crew is broken; `on_broken` was told.
@@ -83,6 +87,17 @@ class Crew(Protocol):
         What was submitted and not delivered is dropped. May be called twice.
         """
         ...
+
+
+def prepare(work: Work) -> None:
+    """Have the work make itself ready in this worker, if it wants to. No row's deadline runs meanwhile.
+
+    Raises:
+        WorkerError: it cannot; no worker will be able to.
+    """
+    make_ready = getattr(work, "prepare", None)
+    if make_ready is not None:
+        make_ready()
 
 
 def attempt(work: Work, row: Row, fetched: tuple[Fetched, ...]) -> Result:

@@ -43,16 +43,17 @@ class Child:
 
     Args:
         load: what the worker is to load, packed.
+        inherited: descriptors that it gets under the same number, besides its own.
 
     Raises:
         WorkerError: the process cannot be started.
     """
 
-    def __init__(self, load: Packed) -> None:
+    def __init__(self, load: Packed, inherited: tuple[int, ...] = ()) -> None:
         self.ready = False
         with contextlib.ExitStack() as undo:
             try:
-                self.channel, self._log, self.process = _start(undo)
+                self.channel, self._log, self.process = _start(inherited, undo)
             except OSError as error:
                 raise WorkerError(f"a worker process cannot be started: {error}") from error
             undo.pop_all()
@@ -64,10 +65,11 @@ class Child:
         return self.process.poll() is not None
 
     def end(self) -> int | None:
-        """Wait for the end of a process that has closed its connection: its return code, None if it lives all the same."""
+        """Wait for the end of a process that has closed its connection: its return code, None if it had to be killed."""
         try:
             return self.process.wait(REAP_TIMEOUT)
         except subprocess.TimeoutExpired:
+            self._kill()
             return None
 
     def last_words(self) -> str:
@@ -84,15 +86,21 @@ class Child:
 
     def kill(self) -> None:
         """End the process, if it has not ended, and free all that belongs to it."""
-        self.process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):  # stuck inside the kernel; it will end when it can
-            self.process.wait(REAP_TIMEOUT)
+        self._kill()
         self.channel.close()
         if not self.ready:
             os.close(self._log)
 
+    def _kill(self) -> None:
+        """Afterwards the process writes nothing any more, wherever it may."""
+        self.process.kill()
+        with contextlib.suppress(
+            subprocess.TimeoutExpired
+        ):  # stuck inside the kernel; it will end before it does anything else
+            self.process.wait(REAP_TIMEOUT)
 
-def _start(undo: contextlib.ExitStack) -> tuple[Channel, int, subprocess.Popen[bytes]]:
+
+def _start(inherited: tuple[int, ...], undo: contextlib.ExitStack) -> tuple[Channel, int, subprocess.Popen[bytes]]:
     """Make the channel and the process; `undo` holds what to free if the next step fails."""
     ours, theirs = socket.socketpair()
     undo.callback(ours.close)
@@ -106,19 +114,19 @@ def _start(undo: contextlib.ExitStack) -> tuple[Channel, int, subprocess.Popen[b
         undo.callback(os.close, log)
         stderr = _standard_error()
         try:
-            process = _popen((theirs.fileno(), *slots, stderr), log)
+            process = _popen((theirs.fileno(), *slots, stderr), inherited, log)
         finally:
             os.close(stderr)
     return Channel(ours, slots), log, process
 
 
-def _popen(descriptors: tuple[int, ...], log: int) -> subprocess.Popen[bytes]:
+def _popen(descriptors: tuple[int, ...], inherited: tuple[int, ...], log: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(  # noqa: S603 - our own interpreter and module
         interpreter_command("penstock.crew.worker", *descriptors),
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
-        pass_fds=descriptors,
+        pass_fds=(*descriptors, *inherited),
         env=_environment(),
     )
 

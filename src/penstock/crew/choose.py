@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+from penstock.crew.arena import Landing
 from penstock.crew.base import Crew, Work
 from penstock.crew.inline import InlineCrew
 from penstock.crew.processes import ProcessCrew
@@ -31,6 +32,7 @@ def make_crew(
     *,
     memory: int | None = None,
     keep_poison: Path | None = None,
+    landing: Landing | None = None,
 ) -> Crew:
     """A crew of the asked kind, not started; threads instead of processes where there can be none, with a warning.
 
@@ -41,6 +43,7 @@ def make_crew(
         decode_timeout: seconds of work for one row (``inline`` has no limit).
         memory: bytes that a worker process may take for one row; None for no bound.
         keep_poison: folder for the bytes of rows that killed their worker process.
+        landing: writes the arrays of rows that are submitted with a place; None if none will be.
 
     Raises:
         ConfigError: processes are asked for, and the work cannot be pickled.
@@ -48,11 +51,13 @@ def make_crew(
     stop_if_in_worker()
     match kind:
         case "inline":
-            return InlineCrew(work)
+            return InlineCrew(work, landing=landing)
         case "threads":
-            return ThreadCrew(work, width, decode_timeout)
+            return ThreadCrew(work, width, decode_timeout, landing=landing)
         case "processes":
-            return _processes_or_threads(work, width, decode_timeout, memory, keep_poison)
+            return _processes_or_threads(
+                work, width, decode_timeout, memory=memory, keep_poison=keep_poison, landing=landing
+            )
 
 
 def processes_possible() -> bool:
@@ -67,16 +72,22 @@ def gil_enabled() -> bool:
 
 
 def _processes_or_threads(
-    work: Work, width: int, decode_timeout: float, memory: int | None, keep_poison: Path | None
+    work: Work,
+    width: int,
+    decode_timeout: float,
+    *,
+    memory: int | None,
+    keep_poison: Path | None,
+    landing: Landing | None,
 ) -> Crew:
     obstacle = _obstacle()
     if obstacle is None:
         try:
-            return ProcessCrew(work, width, decode_timeout, memory=memory, keep_poison=keep_poison)
+            return ProcessCrew(work, width, decode_timeout, memory=memory, keep_poison=keep_poison, landing=landing)
         except NoScriptError as error:
             obstacle = str(error)
     _warn_once(obstacle)
-    return ThreadCrew(work, width, decode_timeout)
+    return ThreadCrew(work, width, decode_timeout, landing=landing)
 
 
 def _obstacle() -> str | None:

@@ -7,7 +7,7 @@ import threading
 import time
 
 from penstock.config import FetchConfig
-from penstock.crew.base import Work, attempt
+from penstock.crew.base import Work, attempt, prepare
 from penstock.fetch.pool import SyncClient
 from penstock.records import Failure, Fetched, Result, Row
 
@@ -30,6 +30,10 @@ class FetchingWork:
         """As the work is."""
         return getattr(self._work, "silent", False)
 
+    def prepare(self) -> None:
+        """As the work does."""
+        prepare(self._work)
+
     def __getstate__(self) -> tuple[FetchConfig, Work]:
         return (self._config, self._work)
 
@@ -45,10 +49,9 @@ class FetchingWork:
 
     def _result(self, row: Row, parts: tuple[Fetched | Failure, ...]) -> Result:
         whole = tuple(part for part in parts if isinstance(part, Fetched))
-        failure = next((part for part in parts if isinstance(part, Failure)), None)
-        if failure is not None:
-            return Result.of(failure, whole, NO_WORK)
-        return attempt(self._work, row, whole)
+        failure = row.failed_by(parts)
+        result = attempt(self._work, row, whole) if failure is None else Result.of(failure, whole, NO_WORK)
+        return dataclasses.replace(result, parts={**row.part_outcomes(parts), **result.parts})
 
     def _client(self) -> SyncClient:
         """This thread's client: a worker process has one thread, but threads may stand in for processes."""

@@ -28,6 +28,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import assert_never
 
+from penstock.crew.arena import Landing
 from penstock.crew.base import CrewStatistics, Deliver, OnBroken, Work
 from penstock.crew.child import Child
 from penstock.crew.clock import TICK, Area, AwakeClock
@@ -36,7 +37,7 @@ from penstock.crew.poison import PoisonCabinet
 from penstock.crew.roster import Assign, Break, Instruction, Job, Kill, Roster, Spawn
 from penstock.crew.roster import Deliver as Deliverance
 from penstock.crew.script import Script, required_script
-from penstock.crew.wire import Channel, Note, pack, pack_job, unpack_result
+from penstock.crew.wire import Channel, Note, Place, pack, pack_job, unpack_result
 from penstock.errors import ConfigError, WorkerError
 from penstock.records import Failure, Fetched, Reason, Result, Row
 
@@ -55,6 +56,7 @@ class ProcessCrew:
         decode_timeout: seconds of work for one row; a worker that takes longer is killed.
         memory: bytes that a worker may take on top of what it has when the work is loaded; None for no bound. Linux only.
         keep_poison: folder for the bytes of rows that a worker was lost over; None for none.
+        landing: writes the arrays of rows that are submitted with a place; its file must stay open until `close` is done.
 
     Raises:
         ConfigError: the work cannot be pickled.
@@ -69,9 +71,11 @@ class ProcessCrew:
         *,
         memory: int | None = None,
         keep_poison: Path | None = None,
+        landing: Landing | None = None,
     ) -> None:
         self.width = width
         self._memory = memory
+        self._landing = landing
         self._cabinet = None if keep_poison is None else PoisonCabinet(keep_poison)
         self._pickled, self._script = _pickled(work)
         self._decode_timeout = decode_timeout
@@ -96,14 +100,14 @@ class ProcessCrew:
         self._thread = threading.Thread(target=self._supervise, name="penstock-supervisor", daemon=True)
         self._thread.start()
 
-    def submit(self, row: Row, fetched: tuple[Fetched, ...]) -> None:
+    def submit(self, row: Row, fetched: tuple[Fetched, ...], place: Place | None = None) -> None:
         """Hand over one row; never blocks: it goes into a worker's free slot, or into the backlog.
 
         Raises:
             WorkerError: the workers cannot be started, or shared memory is exhausted.
         """
         try:
-            parcel = pack_job(row, fetched)
+            parcel = pack_job(row, fetched, place)
         except Exception as error:  # noqa: BLE001 - a kept field can be anything, and pickle raises all sorts
             self._deliver(row, Result.of(_unusable("row", error), fetched))
             return
@@ -199,7 +203,7 @@ class ProcessCrew:
 
     def _hear_report(self, worker: int, child: Child, failure: str | None) -> None:
         if failure is not None:
-            raise WorkerError(f"the workers cannot load the work:\n{failure}")
+            raise WorkerError(failure)
         child.has_loaded()
         self._act(self._roster.ready, worker)
 
@@ -229,10 +233,21 @@ class ProcessCrew:
         with self._lock:
             now = self._clock()
             instructions = event(*arguments, now)
+            self._kill_all(instructions)
             self._assign_all(instructions)
             self._occupied.change(self._roster.occupied, now)
         for instruction in instructions:
             self._carry_out(instruction)
+
+    def _kill_all(self, instructions: list[Instruction]) -> None:
+        """Carry out the kills, the waiting included, before anybody hears of it.
+
+        A worker may be writing to its row's place. Once that row is delivered as failed, or one that waited behind it is
+        assigned to another worker, the place is somebody else's.
+        """
+        for instruction in instructions:
+            if isinstance(instruction, Kill):
+                self._remove(instruction.worker)
 
     def _assign_all(self, instructions: list[Instruction]) -> None:
         """Carry out the assignments, under the lock, so that nobody else takes the same slot."""
@@ -252,7 +267,7 @@ class ProcessCrew:
 
     def _carry_out(self, instruction: Instruction) -> None:
         match instruction:
-            case Assign():
+            case Assign() | Kill():
                 pass  # done already
             case Deliverance(job, result):
                 self._busy_seconds += result.seconds
@@ -260,14 +275,16 @@ class ProcessCrew:
                     self._cabinet.keep_if_poison(job.row, job.fetched, result)
                 self._deliver(job.row, result)
             case Spawn(worker):
-                self._children[worker] = child = Child(pack((self._pickled, self._script, os.getpid(), self._memory)))
+                self._children[worker] = child = self._child()
                 self._selector.register(child.channel.connection, selectors.EVENT_READ, worker)
-            case Kill(worker):
-                self._remove(worker)
             case Break(why):
                 raise WorkerError(why)
             case _:
                 assert_never(instruction)
+
+    def _child(self) -> Child:
+        load = pack((self._pickled, self._script, os.getpid(), self._memory, self._landing))
+        return Child(load, () if self._landing is None else (self._landing.descriptor,))
 
 
 def _pickled(work: Work) -> tuple[bytes, Script | None]:

@@ -73,7 +73,7 @@ class Assign:
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """Kill the worker process; nothing that it still says counts."""
+    """Kill the worker process, before anything else of the same decision; nothing that it still says counts."""
 
     worker: int
 
@@ -198,6 +198,8 @@ class Roster:
     def tick(self, now: float) -> list[Instruction]:
         """Time has passed."""
         late = [worker for worker in self._workers.values() if worker.deadline <= now]
+        for worker in late:  # all of them first, so that none gets what another one has to give back
+            del self._workers[worker.number]
         return [instruction for worker in late for instruction in self._after_deadline(worker, now)]
 
     @property
@@ -206,7 +208,6 @@ class Roster:
         return min((worker.deadline for worker in self._workers.values()), default=math.inf)
 
     def _after_deadline(self, seat: _Worker, now: float) -> list[Instruction]:
-        del self._workers[seat.number]
         kill = Kill(seat.number)
         if not seat.ready:
             return [kill, *self._after_stillbirth(f"it was not ready after {START_TIMEOUT:g} s", now)]

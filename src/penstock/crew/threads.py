@@ -6,7 +6,7 @@
                            watcher ── past the deadline: DECODE_TIMEOUT
 
 A thread cannot be killed. One that exceeds the deadline is abandoned: its row is delivered as failed, a new thread takes its
-place, and what it returns later is dropped; until then it goes on using its core. Two things are beyond this crew, and
+seat, and what it returns later is dropped; until then it goes on using its core. Two things are beyond this crew, and
 are what the process crew is for: a crash in native code, and a native loop that never releases the GIL.
 """
 
@@ -14,11 +14,14 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from queue import SimpleQueue
 
-from penstock.crew.base import CrewStatistics, Deliver, OnBroken, Work, attempt_shielded
+from penstock.crew.arena import Landing
+from penstock.crew.base import CrewStatistics, Deliver, OnBroken, Work, attempt_shielded, prepare
 from penstock.crew.clock import TICK, AwakeClock
+from penstock.crew.wire import Place
+from penstock.errors import WorkerError
 from penstock.records import Failure, Fetched, Reason, Result, Row
 
 __all__ = ["ThreadCrew"]
@@ -31,6 +34,7 @@ CLOSING_PATIENCE = 2.0
 class _Job:
     row: Row
     fetched: tuple[Fetched, ...]
+    place: Place | None
 
 
 @dataclass(eq=False, slots=True)
@@ -43,6 +47,8 @@ class _Seat:
     """When it took the job."""
     deadline: float = 0.0
     abandoned: bool = False
+    landing: threading.Lock = field(default_factory=threading.Lock)
+    """Held while the thread writes a result to its place."""
 
 
 class ThreadCrew:
@@ -52,11 +58,15 @@ class ThreadCrew:
         work: what to do with each row; called from several threads at a time.
         width: threads.
         decode_timeout: seconds of work for one row; None for no limit.
+        landing: writes the arrays of rows that are submitted with a place.
     """
 
-    def __init__(self, work: Work, width: int, decode_timeout: float | None = None) -> None:
+    def __init__(
+        self, work: Work, width: int, decode_timeout: float | None = None, *, landing: Landing | None = None
+    ) -> None:
         self.width = width
         self._work = work
+        self._landing = landing
         self._decode_timeout = decode_timeout
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()  # bounded by the flow: a few rows for each worker
         self._clock = AwakeClock()
@@ -64,12 +74,16 @@ class ThreadCrew:
         self._seats: list[_Seat] = []
         self._watcher: threading.Thread | None = None
         self._closing = threading.Event()
+        self._preparing = threading.Lock()
+        """One thread after the other: what makes the work ready may well set up what all of them use."""
+        self._error: WorkerError | None = None
         self._busy_seconds = self._occupied_seconds = 0.0
         self._timeouts = 0
 
-    def start(self, deliver: Deliver, _on_broken: OnBroken, /) -> None:
-        """Start the threads; every result goes to `deliver`. Threads cannot break, so that `on_broken` is not needed."""
+    def start(self, deliver: Deliver, on_broken: OnBroken, /) -> None:
+        """Start the threads; every result goes to `deliver`. Returns before they are ready."""
         self._deliver = deliver
+        self._on_broken = on_broken
         with self._lock:
             for _ in range(self.width):
                 self._fill_seat()
@@ -78,10 +92,16 @@ class ThreadCrew:
             self._watcher = threading.Thread(target=self._watch, args=arguments, name="penstock-watcher", daemon=True)
             self._watcher.start()
 
-    def submit(self, row: Row, fetched: tuple[Fetched, ...]) -> None:
-        """Hand over one row; never blocks."""
+    def submit(self, row: Row, fetched: tuple[Fetched, ...], place: Place | None = None) -> None:
+        """Hand over one row; never blocks.
+
+        Raises:
+            WorkerError: the work cannot be made ready.
+        """
+        if self._error is not None:
+            raise WorkerError(str(self._error))
         if not self._closing.is_set():
-            self._jobs.put(_Job(row, fetched))
+            self._jobs.put(_Job(row, fetched, place))
 
     def statistics(self) -> CrewStatistics:
         """What was done so far."""
@@ -97,8 +117,11 @@ class ThreadCrew:
         """
         with self._lock:
             self._closing.set()
-            threads = [seat.thread for seat in self._seats if seat.thread is not None]
-            self._seats.clear()
+            seats, self._seats = self._seats, []
+        for seat in seats:
+            with seat.landing:
+                pass  # without patience: the arena may be closed next, and its descriptor become another file's
+        threads = [seat.thread for seat in seats if seat.thread is not None]
         for _ in threads:
             self._jobs.put(None)
         if self._watcher is not None:
@@ -114,12 +137,32 @@ class ThreadCrew:
         seat.thread.start()
 
     def _serve(self, seat: _Seat) -> None:
+        if not self._is_prepared():
+            return
         while not seat.abandoned and (job := self._jobs.get()) is not None:
             if not self._take(seat, job):
                 return
             result = attempt_shielded(self._work, job.row, job.fetched)
-            if self._claim(seat, result):
+            with seat.landing:
+                # A thread that is late must not write: its place may be another row's by now. Once it has claimed its
+                # job it is not late any more, however long the writing takes.
+                wanted = self._claim(seat, result)
+                if wanted and self._landing is not None and job.place is not None:
+                    result = self._landing.land(result, job.place)
+            if wanted:
                 self._deliver(job.row, result)
+
+    def _is_prepared(self) -> bool:
+        """Make the work ready for this thread, before it has a row with a deadline; the first failure breaks the crew."""
+        with self._preparing:
+            if self._closing.is_set() or self._error is not None:
+                return False
+            try:
+                prepare(self._work)
+            except WorkerError as error:
+                self._error = error
+                self._on_broken(error)
+        return self._error is None
 
     def _take(self, seat: _Seat, job: _Job) -> bool:
         """Put the job into the seat's hands; False if the crew is closing."""

@@ -34,12 +34,16 @@ __all__ = [
     "Channel",
     "Note",
     "Packed",
+    "Place",
     "anonymous_file",
     "pack",
     "pack_job",
     "pack_result",
+    "read_at",
+    "read_writable_at",
     "unpack_job",
     "unpack_result",
+    "write_at",
 ]
 
 SLOTS = 2
@@ -62,6 +66,9 @@ Note = tuple[int, int]
 
 Packed = list[bytes | memoryview]
 """A value ready to be sent: the head, then the buffers."""
+
+Place = tuple[tuple[int, int], ...]
+"""Where the arrays of a row's sample go: offset and size in bytes of each in the arena, in the order of the sample's parts."""
 
 
 def anonymous_file() -> int:
@@ -86,16 +93,16 @@ def pack(value: object) -> Packed:
     return [head, *views]
 
 
-def pack_job(row: Row, fetched: tuple[Fetched, ...]) -> Packed:
-    """A row and its bytes; `unpack_job` is the other end."""
+def pack_job(row: Row, fetched: tuple[Fetched, ...], place: Place | None) -> Packed:
+    """A row, its bytes and its place; `unpack_job` is the other end."""
     parts = [(p.part, pickle.PickleBuffer(p.data), *_of_part(p)) for p in fetched]
-    return pack((row, parts))
+    return pack((row, parts, place))
 
 
-def unpack_job(value: tuple[Row, list[tuple[Any, ...]]]) -> tuple[Row, tuple[Fetched, ...]]:
-    """The row and its bytes."""
-    row, parts = value
-    return row, tuple(Fetched(*part) for part in parts)
+def unpack_job(value: tuple[Row, list[tuple[Any, ...]], Place | None]) -> tuple[Row, tuple[Fetched, ...], Place | None]:
+    """The row, its bytes and its place."""
+    row, parts, place = value
+    return row, tuple(Fetched(*part) for part in parts), place
 
 
 def pack_result(result: Result) -> Packed:
@@ -143,7 +150,7 @@ class Channel:
         """
         offset = 0
         for piece in packed:
-            _write(self.slots[slot], memoryview(piece), offset)
+            write_at(self.slots[slot], memoryview(piece), offset)
             offset += len(piece)
         self.connection.sendall(_NOTE.pack(slot, len(packed[0])))
 
@@ -177,11 +184,13 @@ class Channel:
         """
         slot, head_size = note
         descriptor = self.slots[slot]
-        body, sizes = pickle.loads(_read(descriptor, head_size, 0))  # noqa: S301 - from our own worker or parent
+        body, sizes = pickle.loads(read_at(descriptor, head_size, 0))  # noqa: S301 - from our own worker or parent
         buffers = []
         offset = head_size
         for size, readonly in sizes:
-            buffers.append(_read(descriptor, size, offset) if readonly else _read_writable(descriptor, size, offset))
+            buffers.append(
+                read_at(descriptor, size, offset) if readonly else read_writable_at(descriptor, size, offset)
+            )
             offset += size
         if offset > KEEP:
             os.ftruncate(descriptor, 0)
@@ -195,24 +204,27 @@ class Channel:
         self.slots = []
 
 
-def _write(descriptor: int, view: memoryview, offset: int) -> None:
+def write_at(descriptor: int, view: memoryview, offset: int) -> None:
+    """Write all of the bytes of `view`."""
     while view.nbytes:
         written = os.pwrite(descriptor, view, offset)
         view, offset = view[written:], offset + written
 
 
-def _read(descriptor: int, size: int, offset: int) -> bytes:
+def read_at(descriptor: int, size: int, offset: int) -> bytes:
+    """`size` bytes from `offset` on."""
     pieces = []
     while size:
         piece = os.pread(descriptor, size, offset)
         if not piece:
-            raise EOFError("a slot holds less than its note says")
+            raise EOFError("a shared file holds less than was announced")
         pieces.append(piece)
         size, offset = size - len(piece), offset + len(piece)
     return b"".join(pieces)  # of a single piece: that piece, uncopied
 
 
-def _read_writable(descriptor: int, size: int, offset: int) -> memoryview:
+def read_writable_at(descriptor: int, size: int, offset: int) -> memoryview:
+    """As `read_at`, in memory that may be written to."""
     import numpy as np  # noqa: PLC0415 - as in records: only arrays need it
 
     whole = np.empty(size, np.uint8).data  # unlike a bytearray, not filled with zeros first
@@ -220,6 +232,6 @@ def _read_writable(descriptor: int, size: int, offset: int) -> memoryview:
     while view.nbytes:
         count = os.preadv(descriptor, [view], offset)
         if not count:
-            raise EOFError("a slot holds less than its note says")
+            raise EOFError("a shared file holds less than was announced")
         view, offset = view[count:], offset + count
     return whole

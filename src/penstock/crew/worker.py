@@ -16,13 +16,17 @@ import socket
 import sys
 import traceback
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from penstock.crew.base import Work, attempt_shielded
+from penstock.crew.base import Work, attempt_shielded, prepare
 from penstock.crew.lifetime import GROUP_SIGNALS, die_with_parent
 from penstock.crew.script import Script, run_script
-from penstock.crew.wire import Channel, Note, Packed, pack, pack_result, unpack_job
+from penstock.crew.wire import Channel, Note, Packed, Place, pack, pack_result, unpack_job
+from penstock.errors import WorkerError
 from penstock.records import Failure, Reason, Result
+
+if TYPE_CHECKING:  # it comes with the work, if there is one
+    from penstock.crew.arena import Landing
 
 __all__ = ["main"]
 
@@ -41,9 +45,9 @@ def main(connection: int, *descriptors: int) -> NoReturn:
     _settle_in((connection, *descriptors))
     channel = Channel(socket.socket(fileno=connection), slots)
     try:
-        work = _load(channel, stderr)
-        if work is not None:
-            _serve(channel, work)
+        loaded = _load(channel, stderr)
+        if loaded is not None:
+            _serve(channel, *loaded)
     except ConnectionError:
         pass  # the parent is gone, and with it whoever wants the result
     os._exit(0)  # at once: nothing that the user's code left running may keep this process
@@ -68,14 +72,16 @@ def _offer_to_oom_killer(adjustment: Path) -> None:
         adjustment.write_text(str(max(inherited, OOM_SCORE_ADJUSTMENT)))
 
 
-def _load(channel: Channel, stderr: int) -> Work | None:
-    """Load the work and tell the parent how that went: None for well, else the traceback."""
+def _load(channel: Channel, stderr: int) -> tuple[Work, Landing | None] | None:
+    """Load the work, make it ready, and tell the parent how that went: None for well, else what is wrong."""
     notes = channel.notes(most=1)
     if notes is None:
         return None
-    pickled, script, parent, memory = channel.receive(notes[0])
+    pickled, script, parent, memory, landing = channel.receive(notes[0])
     if not die_with_parent(parent):
         return None
+    if landing is not None:
+        os.set_inheritable(landing.descriptor, False)
     work, failure = _loaded(pickled, script)
     if memory is not None and sys.platform == "linux":  # elsewhere the limit is accepted and not kept
         _bound_memory(memory)
@@ -86,16 +92,21 @@ def _load(channel: Channel, stderr: int) -> Work | None:
     os.dup2(stderr, 2)
     os.close(stderr)
     channel.send(0, pack(failure))
-    return work
+    return None if work is None else (work, landing)
 
 
 def _loaded(pickled: bytes, script: Script | None) -> tuple[Work | None, str | None]:
+    """The work, or why there is none."""
     try:
         if script is not None:
             run_script(script)
-        return pickle.loads(pickled), None  # noqa: S301 - from our own parent
+        work: Work = pickle.loads(pickled)  # noqa: S301 - from our own parent
+        prepare(work)
+    except WorkerError as error:
+        return None, str(error)
     except BaseException:  # noqa: BLE001 - a script may well call sys.exit()
-        return None, traceback.format_exc()
+        return None, f"the workers cannot load the work:\n{traceback.format_exc()}"
+    return work, None
 
 
 def _bound_memory(memory: int) -> None:
@@ -107,28 +118,31 @@ def _bound_memory(memory: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
-def _serve(channel: Channel, work: Work) -> None:
+def _serve(channel: Channel, work: Work, landing: Landing | None) -> None:
     own = os.getpid()
     bounded = resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
     fresh = True
     while notes := channel.notes():
         for note in notes:
-            result = _done(work, channel, note)
+            result, place = _done(work, channel, note)
             if os.getpid() != own:
                 os._exit(1)  # the work has forked and returned twice; one answer is enough
             if bounded and not fresh and _lacks_memory(result):
                 os._exit(0)  # what earlier rows left behind may be to blame: the row is tried again in a fresh worker
+            if landing is not None and place is not None:
+                result = landing.land(result, place)
             channel.send(note[0], _packed(result))
             del result  # or it would still be there while the next row needs the memory
             fresh = False
 
 
-def _done(work: Work, channel: Channel, note: Note) -> Result:
+def _done(work: Work, channel: Channel, note: Note) -> tuple[Result, Place | None]:
+    """What came of a job, and where its arrays are to go."""
     try:
-        row, fetched = unpack_job(channel.receive(note))
+        row, fetched, place = unpack_job(channel.receive(note))
     except MemoryError as error:
-        return Result(Failure(Reason.DECODE_MEMORY, str(error)))
-    return attempt_shielded(work, row, fetched)
+        return Result(Failure(Reason.DECODE_MEMORY, str(error))), None
+    return attempt_shielded(work, row, fetched), place
 
 
 def _lacks_memory(result: Result) -> bool:
