@@ -3,8 +3,9 @@
 The command line, the Python API and the reference page read these classes; nothing else states a default. A config is
 data: it decides nothing and starts nothing.
 
-`RunConfig` is made of four smaller ones, each of which is all that one room needs to know::
+`RunConfig` and `StreamConfig` are made of smaller ones, each of which is all that one room needs to know::
 
+    SourceConfig  where in the list things stand        (source/)
     ImageConfig   what an image is turned into          (image/, inside the workers)
     FetchConfig   how bytes are brought here            (fetch/)
     FlowConfig    how wide, how much memory             (flow, crew, engines)
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import codecs
 import dataclasses
+import difflib
 import ipaddress
 import math
 import numbers
@@ -22,14 +24,16 @@ import os
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin
 
 from penstock.errors import ConfigError
+from penstock.parts import Part, check_stored, columns_of_parts, parse_parts, parts_json
 
 __all__ = [
     "NOT_COMPARED",
+    "NOT_STREAMED",
     "STRATEGIES",
     "CompareConfig",
     "FetchConfig",
@@ -37,6 +41,9 @@ __all__ = [
     "ImageConfig",
     "OutputConfig",
     "RunConfig",
+    "SourceConfig",
+    "StreamConfig",
+    "check_option_names",
     "parse_names",
     "parse_number",
     "parse_size",
@@ -52,6 +59,7 @@ Strategy = Literal["auto", "threads", "processes", "hybrid", "asyncio"]
 Engine = Literal["local"]
 Regard = Literal["respect", "ignore"]
 Outage = Literal["wait", "ignore"]
+OnFailure = Literal["skip", "raise"]
 Workload = Literal["images", "io", "python", "native"]
 
 STRATEGIES: tuple[Strategy, ...] = ("threads", "processes", "hybrid", "asyncio", "auto")
@@ -230,12 +238,14 @@ class _Config:
 
 
 def _jsonable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return parts_json(value)
     return list(value) if isinstance(value, tuple) else value
 
 
 def _checked(spec: dataclasses.Field[Any], hint: Any, value: Any) -> Any:
     """`value` as the type of its field, or a ConfigError that names the field, the value and what is allowed."""
-    shown = f"{flag_of(spec.name)} {value!r}"
+    shown = flag_of(spec.name) if isinstance(value, Mapping) else f"{flag_of(spec.name)} {value!r}"
     kinds = get_args(hint) if get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
     if value is None and type(None) in kinds:
         return None
@@ -353,6 +363,12 @@ class FetchConfig(_Config):
         """Seconds for one row: all its attempts, redirects and pauses together."""
         return self.timeout * (self.retries + 1)
 
+    @property
+    def ignored(self) -> list[str]:
+        """What should be respected, and is not to be."""
+        asked = {name: getattr(self, name) == "ignore" for name in ("robots", "opt_outs", "outage")}
+        return [name for name, ignored in (asked | {"certificates": self.insecure}).items() if ignored]
+
 
 @dataclass(frozen=True, kw_only=True)
 class FlowConfig(_Config):
@@ -381,14 +397,9 @@ class FlowConfig(_Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OutputConfig(_Config):
-    """What lies in the folder at the end."""
+class SourceConfig(_Config):
+    """Where in the list things stand."""
 
-    format: Format = option(
-        "webdataset", "webdataset: tar shards; parquet; files: a folder a shard; arrays: .npy shards"
-    )
-    shard_size: int = option(10_000, "rows of input for each shard", at_least=1, at_most=10_000_000)
-    dedup: bool = option(False, "fetch each URL once: skip the rows whose URL stands in an earlier one")
     encoding: str = option(
         "utf-8", "of the list, where it is text: latin-1, utf-16, gb18030 …", parse=parse_encoding, metavar="NAME"
     )
@@ -397,6 +408,40 @@ class OutputConfig(_Config):
     keep_columns: tuple[str, ...] = option(
         (), "further columns to store beside the image, separated by commas", parse=parse_names, metavar="A,B"
     )
+    parts: Mapping[str, Part] | None = option(
+        None,
+        "for rows of several files: TOML file that names images, texts and columns; in Python a mapping",
+        parse=parse_parts,
+        metavar="FILE",
+    )
+
+    def __post_init__(self) -> None:
+        """Check what a single field cannot."""
+        super().__post_init__()
+        if self.parts is not None and self.caption_column is not None:
+            raise ConfigError(
+                f"--caption-column {self.caption_column!r} is for rows of one image; with --parts, a part can be a column"
+            )
+        if self.parts is not None and self.url_column != "url":
+            raise ConfigError(
+                f"--url-column {self.url_column!r} is for rows of one image; with --parts, each part names its column"
+            )
+
+    @property
+    def kept_columns(self) -> tuple[str, ...]:
+        """Columns whose values are stored in the table: those that were asked for, and those that parts are made of."""
+        return tuple(dict.fromkeys((*self.keep_columns, *columns_of_parts(self.parts or {}))))
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputConfig(SourceConfig):
+    """What lies in the folder at the end."""
+
+    format: Format = option(
+        "webdataset", "webdataset: tar shards; parquet; files: a folder a shard; arrays: .npy shards"
+    )
+    shard_size: int = option(10_000, "rows of input for each shard", at_least=1, at_most=10_000_000)
+    dedup: bool = option(False, "fetch each URL once: skip the rows whose URL stands in an earlier one")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -412,12 +457,31 @@ class RunConfig(OutputConfig, FlowConfig, FetchConfig, ImageConfig):
     def __post_init__(self) -> None:
         """Check what a single field cannot."""
         super().__post_init__()
-        if self.format == "arrays" and self.resize in ("fit", "none"):
+        if self.parts is not None:
+            check_stored(self.parts, self.part(ImageConfig), self.format)
+        elif self.format == "arrays" and self.resize in ("fit", "none"):
             raise ConfigError(
                 f"--resize {self.resize!r}: arrays need one shape for all images; expected one of crop, stretch, pad"
             )
         if self.overwrite and self.retry_failed:
             raise ConfigError("--retry-failed goes on with the run that --overwrite would delete; give one of them")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamConfig(SourceConfig, FlowConfig, FetchConfig, ImageConfig):
+    """All the options of `penstock.stream`, but those of `NOT_STREAMED`."""
+
+    batch_size: int = option(64, "images of a batch", at_least=1, at_most=65536)
+    drop_last: bool = option(False, "leave out the last batch of an epoch if it is not full")
+    ordered: bool = option(False, "keep the order of the list (or of the shuffle), within a bounded window")
+    shuffle: int = option(0, "shuffle within windows of so many rows; 0: not at all", at_least=0, at_most=10**8)
+    seed: int = option(0, "of the shuffle; each epoch has an order of its own", at_least=0)
+    epochs: int | None = option(1, "times that the list is gone through; none: without end", at_least=1)
+    on_failure: OnFailure = option("skip", "what a failed row does: nothing, or raise an error")
+    min_success: float = option(
+        0.0, "stop if, after the first 100 rows, a smaller share of them gives an image", at_least=0, at_most=1
+    )
+    prefetch: int = option(2, "finished batches that may wait for the training loop", at_least=1, at_most=1024)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -448,8 +512,20 @@ class CompareConfig(_Config):
     )
 
 
-NOT_COMPARED = ("strategy", "dedup", "overwrite", "verify", "retry_failed", "min_success", "engine")
+NOT_STREAMED = ("encode", "quality", "lanes")
+"""Options of images and of the flow that mean nothing to a stream: it stores nothing, and is one pipeline."""
+
+NOT_COMPARED = ("strategy", "parts", "dedup", "overwrite", "verify", "retry_failed", "min_success", "engine")
 """Options of a run that a comparison, which makes many small ones, sets by itself."""
+
+
+def check_option_names(options: Iterable[str], known: Sequence[str]) -> None:
+    """An option that is not among the known ones is a ConfigError that names the nearest."""
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else f"; expected one of {', '.join(known)}"
+            raise ConfigError(f"unknown option {name!r}{hint}")
 
 
 def available_cores() -> int:

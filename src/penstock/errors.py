@@ -11,6 +11,10 @@ or cannot go on::
     ├── OutputError                5  the output cannot be written: no room, read-only, I/O error
     ├── LocalError                 1  this machine has no descriptors or ports left for a run
     ├── WorkerError                1  the workers cannot be started or die at once
+    ├── TooManyFailuresError       3  of a stream: the share of rows that gave an image is below min_success
+    │   └── NoImagesError          3  not a single row gave an image
+    ├── RowFailedError             3  of a stream with on_failure="raise": a row has failed
+    ├── StateRefusedError          2  of a stream: the state belongs to another list or other options
     └── AccountError               1  the account does not close: a bug in Penstock, please report it
 
 `ItemError` is the exception by which code that works on a single row reports a failure of that row; it never
@@ -19,7 +23,7 @@ leaves Penstock.
 
 from __future__ import annotations
 
-from penstock.records import Failure, Reason
+from penstock.records import Failure, Outcome, Reason, Trace
 
 __all__ = [
     "AccountError",
@@ -27,10 +31,14 @@ __all__ = [
     "ItemError",
     "LocalError",
     "MissingExtraError",
+    "NoImagesError",
     "OutputError",
     "OutputRefusedError",
     "PenstockError",
+    "RowFailedError",
     "SourceError",
+    "StateRefusedError",
+    "TooManyFailuresError",
     "WorkerError",
 ]
 
@@ -96,6 +104,37 @@ class WorkerError(PenstockError):
     reason = Reason.LOCAL_WORKER
 
 
+class TooManyFailuresError(PenstockError):
+    """Of a stream: a smaller share of its rows gave an image than ``min_success`` asks for."""
+
+    exit_code = 3
+
+
+class NoImagesError(TooManyFailuresError):
+    """Of a stream: an epoch has ended, and not a single row of it gave an image; the message tells why."""
+
+
+class RowFailedError(PenstockError):
+    """Of a stream with ``on_failure="raise"``: a row has failed."""
+
+    exit_code = 3
+
+    def __init__(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+        reason = "" if outcome.reason is None else f"{outcome.reason.value} ({outcome.reason.meaning})"
+        super().__init__(f"row {outcome.row.index}, {outcome.row.url}: {reason}: {outcome.detail}".removesuffix(": "))
+
+    def __reduce__(self) -> tuple[type[RowFailedError], tuple[Outcome]]:
+        """As it was made: the process of a stream sends it to the loop's."""
+        return RowFailedError, (self.outcome,)
+
+
+class StateRefusedError(PenstockError):
+    """Of a stream: a state belongs to another list or to other options; the message names the difference."""
+
+    exit_code = 2
+
+
 class AccountError(PenstockError):
     """Rows were lost or counted twice: a bug in Penstock."""
 
@@ -111,7 +150,9 @@ class ItemError(Exception):
         self.size = size
         self.attempts = 0
         """Made at something else, for the sake of many rows: robots.txt."""
+        self.trace: Trace | None = None
+        """Of an exception of the user's code that is behind it."""
 
     def failure(self, attempts: int = 0) -> Failure:
         """The failure that this exception stands for."""
-        return Failure(self.reason, self.detail, self.http_status, attempts, self.size)
+        return Failure(self.reason, self.detail, self.http_status, attempts, self.size, trace=self.trace)

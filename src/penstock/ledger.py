@@ -54,6 +54,7 @@ IDENTITY = (
     "url_column",
     "caption_column",
     "keep_columns",
+    "parts",
 )
 """Options that decide what is in a shard. The others (width, patience, strategy) may differ when a run goes on."""
 
@@ -66,15 +67,15 @@ class Manifest:
     source: Mapping[str, Any] | None
     """The source's fingerprint; None for a source that can be read only once."""
     options: Mapping[str, Any]
-    """The options named in `IDENTITY`, and the transform's name."""
+    """The options named in `IDENTITY`, and the names of the user's own functions."""
 
     @classmethod
     def of(
-        cls, run_id: str, fingerprint: Mapping[str, Any] | None, config: RunConfig, transform: str | None
+        cls, run_id: str, fingerprint: Mapping[str, Any] | None, config: RunConfig, steps: Mapping[str, str | None]
     ) -> Manifest:
-        """The manifest of a run that is about to start."""
+        """The manifest of a run that is about to start; `steps` are the names of the user's functions, by argument."""
         values = config.as_dict()
-        return cls(run_id, fingerprint, {name: values[name] for name in IDENTITY} | {"transform": transform})
+        return cls(run_id, fingerprint, {name: values[name] for name in IDENTITY} | dict(steps))
 
     def check_same(self, other: Manifest) -> None:
         """Raise OutputRefusedError with the difference, unless `other` would make the same shards."""

@@ -10,7 +10,9 @@ All of them are frozen, slotted and picklable. None of them does I/O.
 
 from __future__ import annotations
 
+import dataclasses
 import enum
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
@@ -23,7 +25,9 @@ __all__ = [
     "Failure",
     "Fetched",
     "Kind",
+    "Landed",
     "Outcome",
+    "PartOutcome",
     "Reason",
     "Request",
     "Result",
@@ -33,11 +37,15 @@ __all__ = [
     "Settled",
     "ShardFile",
     "ShardReport",
+    "Trace",
     "Value",
 ]
 
 KEY_DIGITS = 9
 """Digits of a sample's key; the width that readers of img2dataset's shards expect."""
+
+PART = "image"
+"""Name of the one thing that a row asks for, where the user gave no parts."""
 
 MAX_DETAIL = 200
 """Longest free text kept with a failure, in characters."""
@@ -129,6 +137,12 @@ class Reason(enum.StrEnum):
     URL_TOO_LONG = "url.too_long", Retry.NEVER, "the URL is longer than 8192 characters"
     POLICY_DENIED = "policy.denied", Retry.NEVER, "the host is on --deny-hosts"
     POLICY_DUPLICATE = "policy.duplicate", Retry.NEVER, "an earlier row has the same URL (--dedup)"
+    POLICY_NO_VALUE = "policy.no_value", Retry.NEVER, "the row has no value in a column that a required part is made of"
+    POLICY_DROP_LAST = (
+        "policy.drop_last",
+        Retry.LATER,
+        "of a stream: the row's image came, and its batch, an epoch's last, did not become full (drop_last)",
+    )
 
     DNS_NXDOMAIN = "dns.nxdomain", Retry.NEVER, "the host name does not exist"
     DNS_TEMPORARY = "dns.temporary", Retry.BACKOFF, "the resolver failed for the moment"
@@ -177,7 +191,7 @@ class Reason(enum.StrEnum):
 
     BODY_EMPTY = "body.empty", Retry.ONCE, "200 with no bytes"
     BODY_TRUNCATED = "body.truncated", Retry.ONCE, "the body ended before its announced end"
-    BODY_TOO_LARGE = "body.too_large", Retry.NEVER, "the body is larger than --max-bytes"
+    BODY_TOO_LARGE = "body.too_large", Retry.NEVER, "the body is larger than --max-bytes, or a text than its max_bytes"
     BODY_RESET = "body.reset", Retry.BACKOFF, "the connection broke inside the body"
     TIMEOUT_TOTAL = "timeout.total", Retry.ONCE, "the attempt took longer than --timeout"
     TIMEOUT_IDLE = "timeout.idle", Retry.BACKOFF, "the server fell silent"
@@ -200,6 +214,11 @@ class Reason(enum.StrEnum):
     OPTOUT_TDM = "optout.tdm", Retry.NEVER, "the answer reserves text and data mining (tdm-reservation: 1)"
 
     CONTENT_NOT_IMAGE = "content.not_image", Retry.NEVER, "the bytes are no image (a page, JSON, text …)"
+    CONTENT_NOT_TEXT = (
+        "content.not_text",
+        Retry.NEVER,
+        "the bytes of a text part are no text, or in no encoding that can be told, or not in the one that was given",
+    )
     CONTENT_UNSUPPORTED = "content.unsupported", Retry.NEVER, "an image of a kind that is not decoded (SVG, PSD …)"
     IMAGE_TRUNCATED = "image.truncated", Retry.NEVER, "the image file ends too early"
     IMAGE_CORRUPT = "image.corrupt", Retry.NEVER, "the image file is damaged"
@@ -253,11 +272,20 @@ class Request:
     """One thing that a row asks for."""
 
     part: str
-    """Name of the part: ``image`` unless the user gave parts."""
+    """Name of the part: `PART` unless the user gave parts; those of a list of images are ``views.0``, ``views.1`` …"""
     url: str | None
     """As the source gave it; None or blank when the row has none."""
     refused: Reason | None = None
     """Why it is not to be fetched, where that is known from the list alone."""
+    required: bool = True
+    """Whether the row fails without it; of a group, whether it fails without a single one of the group."""
+    left_out: int = 0
+    """Of the last one of a group: further URLs in the row's list, beyond the number that the part takes."""
+
+    @property
+    def group(self) -> str:
+        """The part that the user named: of ``views.2`` it is ``views``."""
+        return self.part.partition(".")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +311,25 @@ class Row:
         """The first request's URL."""
         return self.requests[0].url
 
+    def failed_by(self, parts: tuple[Fetched | Failure, ...]) -> Failure | None:
+        """The failure by which the row fails, given how each of its requests ended; None if it can go on.
+
+        A row fails if a required part of it did not come: of a group of requests, if none of the group did. It fails
+        as well if nothing came at all. Then its failure is the first one of that part, and tells which part it is.
+        """
+        ended = tuple(zip(self.requests, parts, strict=True))
+        came = {request.group for request, part in ended if not isinstance(part, Failure)}
+        for request, part in ended:
+            if isinstance(part, Failure) and request.group not in came and (request.required or not came):
+                return part if request.part == PART else part.of_part(request.part)
+        return None
+
+    def part_outcomes(self, parts: tuple[Fetched | Failure, ...]) -> dict[str, PartOutcome]:
+        """How each request of a row of several parts ended; nothing for a row of one, whose own outcome says it."""
+        if len(self.requests) == 1:
+            return {}
+        return {request.part: PartOutcome.of(part) for request, part in zip(self.requests, parts, strict=True)}
+
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
@@ -303,6 +350,16 @@ class Fetched:
 
 
 @dataclass(frozen=True, slots=True)
+class Trace:
+    """Where in the user's own code an exception was raised."""
+
+    kind: str
+    """Its type, and the innermost line of the user's: ``ValueError at /home/me/train.py:12``."""
+    text: str
+    """The traceback."""
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """Why a request, or the work on its bytes, gave nothing."""
 
@@ -315,11 +372,17 @@ class Failure:
     """Bytes that were downloaded all the same."""
     seconds: float = 0.0
     """Of a fetch: from the start of the first attempt until it was given up, pauses included; 0 if none was made."""
+    trace: Trace | None = None
+    """Of an exception of the user's code, if this is the first of its kind in its worker."""
 
     def __post_init__(self) -> None:
         """Keep the detail printable and short: it goes into tables, terminals and logs."""
         detail = "".join(c if c.isprintable() else " " for c in self.detail[: 4 * MAX_DETAIL])
         object.__setattr__(self, "detail", " ".join(detail.split())[:MAX_DETAIL])
+
+    def of_part(self, name: str) -> Failure:
+        """The same, with the part in its detail."""
+        return dataclasses.replace(self, detail=f"part {name}: {self.detail}".removesuffix(": "))
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,17 +404,63 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
+class PartOutcome:
+    """How one part of a row ended; the row's own outcome does not tell of its optional parts."""
+
+    reason: Reason | None = None
+    """Why the part is not in the sample; None if it came."""
+    detail: str = ""
+    http_status: int | None = None
+    attempts: int = 0
+    size: int = 0
+    """Bytes downloaded for it."""
+    facts: Facts = Facts()
+    """Of an image; of a text `Facts.sha256` alone."""
+    encoding: str | None = None
+    """Of a text, as it came: the name that Python has for it."""
+    encoding_from: str | None = None
+    """Who says so: ``given`` (the options), ``bom``, ``declared`` (the server), ``utf-8`` (it is valid), ``detected``."""
+
+    @classmethod
+    def of(cls, part: Fetched | Failure) -> PartOutcome:
+        """As far as the fetch knows it."""
+        if isinstance(part, Failure):
+            return cls(part.reason, part.detail, part.http_status, part.attempts, part.size)
+        return cls(http_status=part.http_status, attempts=part.attempts, size=len(part.data))
+
+
+@dataclass(frozen=True, slots=True)
+class Landed:
+    """An array of a sample that lies in the batch's memory already."""
+
+    dtype: str
+    """As `numpy.dtype.str`."""
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the array in bytes."""
+        import numpy as np  # noqa: PLC0415 - as above: only arrays need it
+
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """What a row turned into: named parts, each encoded bytes or an array."""
 
-    parts: Mapping[str, Value]
-    """For Penstock's own work one entry: ``{"jpg": bytes}`` (or png, webp), or ``{"image": (H, W, 3) uint8}``."""
+    parts: Mapping[str, Value | Landed]
+    """For Penstock's own work one entry: ``{"jpg": bytes}`` (or png, webp), or ``{"image": (H, W, 3) uint8}``.
+
+    None has landed unless the crew was given a place for the row, which only batches have.
+    """
     facts: Facts = Facts()
 
     @property
     def nbytes(self) -> int:
-        """Size of all the parts in bytes."""
-        return sum(len(value) if isinstance(value, bytes) else value.nbytes for value in self.parts.values())
+        """Size of all the parts in bytes, without what has landed: that lies in a batch and takes no memory here."""
+        here = (value for value in self.parts.values() if not isinstance(value, Landed))
+        return sum(len(value) if isinstance(value, bytes) else value.nbytes for value in here)
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,6 +477,8 @@ class Result:
     fetch_seconds: float = 0.0
     downgraded: bool = False
     """A redirect led from https to http."""
+    parts: Mapping[str, PartOutcome] = field(default_factory=dict)
+    """Of a row of several parts: how each one ended that the work has seen."""
 
     @classmethod
     def of(cls, value: Sample | Failure, fetched: tuple[Fetched, ...], seconds: float = 0.0) -> Result:
@@ -398,6 +509,10 @@ class Outcome:
     """Bytes downloaded for the row."""
     downgraded: bool = False
     """A redirect led from https to http."""
+    parts: Mapping[str, PartOutcome] = field(default_factory=dict)
+    """Of a row of several parts: how each one ended, as far as it is known."""
+    trace: Trace | None = None
+    """As of its `Failure`."""
 
 
 @dataclass(frozen=True, slots=True)

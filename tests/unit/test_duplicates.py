@@ -97,3 +97,24 @@ def test_marked_rows(tmp_path: Path, positions: list[int]) -> None:
         for start, stop in ((0, None), (0, 3), (3, 8), (9, None), (2, 4)):
             expected = [marked(row) if row.index in positions else row for row in plain[start:stop]]
             assert list(opened.rows(start, stop)) == expected
+
+
+def test_rows_of_several_parts_are_compared_as_wholes() -> None:
+    """A duplicate asks for the same URLs, each for the same part; a part that cannot be fetched is equal to its like."""
+
+    def row(index: int, **urls: str | None) -> Row:
+        return Row(index, tuple(Request(part, url) for part, url in urls.items()))
+
+    a, b = "http://example.com/a", "http://example.com/b"
+    asked: list[dict[str, str | None]] = [
+        {"jpg": a, "txt": b},
+        {"jpg": b, "txt": a},
+        {"jpg": a, "txt": None},
+        {"jpg": a, "txt": f"{b}#top"},  # as the first
+        {"jpg": a, "txt": ""},
+        {"jpg": a, "txt": None},  # as the third
+        {"jpg": None, "txt": None},
+        {"jpg": None, "txt": None},  # fails with a reason of its own, as the one before
+    ]
+    rows = [row(index, **urls) for index, urls in enumerate(asked)]
+    assert find_duplicates(rows, RULES).tolist() == [3, 5]

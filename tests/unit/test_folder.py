@@ -18,7 +18,7 @@ from penstock.records import ShardFile, ShardReport
 from penstock.report.report import Report
 
 JOURNAL = ".penstock/journal.jsonl"
-RUN = run_entry(Manifest.of("id", {"files": []}, RunConfig(), None))
+RUN = run_entry(Manifest.of("id", {"files": []}, RunConfig(), {}))
 
 
 def shard(number: int) -> ShardReport:
@@ -203,7 +203,7 @@ def test_names_that_are_no_utf8(tmp_path: Path) -> None:
     """A list whose name holds other bytes is fingerprinted and found again."""
     source = {"files": [{"name": os.fsdecode(b"urls\xff.txt")}]}
     with OutputFolder(tmp_path) as folder:
-        folder.append(run_entry(Manifest.of("id", source, RunConfig(), None)))
+        folder.append(run_entry(Manifest.of("id", source, RunConfig(), {})))
         manifest = folder.read_ledger().manifest
     assert manifest is not None
     assert manifest.source == source

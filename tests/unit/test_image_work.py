@@ -16,9 +16,19 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageOps
 
 from penstock.config import Encode, ImageConfig, Resize
-from penstock.errors import ConfigError, ItemError
-from penstock.image.work import ImageWork, Transform, TransformWork, check_picklable
-from penstock.records import Facts, Fetched, Reason, Request, Result, Row, Sample
+from penstock.errors import ConfigError, ItemError, WorkerError
+from penstock.image.user_code import MAX_KINDS, MAX_TRACE
+from penstock.image.work import (
+    ImageTransform,
+    ImageTransformWork,
+    ImageWork,
+    InitializedWork,
+    Steps,
+    Transform,
+    TransformWork,
+    check_picklable,
+)
+from penstock.records import Facts, Fetched, Reason, Request, Result, Row, Sample, Trace
 
 ROW = Row(7, (Request("image", "http://example.test/a.jpg"),))
 Pixels = npt.NDArray[Any]
@@ -306,6 +316,189 @@ def test_memory_and_item_errors_keep_their_meaning(error: Exception) -> None:
     with pytest.raises(type(error)) as caught:
         TransformWork(raises)(ROW, fetched(b"abc"))
     assert caught.value is error
+
+
+def trace_of(transform: TransformWork, data: bytes) -> Trace | None:
+    with pytest.raises(ItemError) as caught:
+        transform(ROW, fetched(data))
+    return caught.value.failure().trace
+
+
+def fails_inside(data: bytes, row: Row) -> dict[str, Any]:
+    return json.loads(data)  # type: ignore[no-any-return]  # it never returns
+
+
+def test_the_traceback_comes_once_for_each_kind() -> None:
+    """With the first row of a kind, not with the next; a kind is a type and a line of the user's own, not the library's."""
+    transform = TransformWork(fails_inside)
+    first, again, other = (trace_of(transform, data) for data in (b"{", b"[", b"\xff"))
+    line = fails_inside.__code__.co_firstlineno + 1
+    assert first is not None
+    assert first.kind == f"JSONDecodeError at {__file__}:{line}"
+    assert first.text.startswith("Traceback (most recent call last):\n")
+    assert "json.loads(data)" in first.text
+    assert "user_code.py" not in first.text
+    assert again is None
+    assert other is not None
+    assert other.kind.startswith("UnicodeDecodeError at ")
+
+
+def raises(error: Exception) -> Transform:
+    def transform(data: bytes, row: Row) -> dict[str, Any]:
+        raise error
+
+    return transform
+
+
+def test_a_long_or_odd_traceback_is_made_fit() -> None:
+    """Its end is kept, and nothing in it can move a terminal's cursor."""
+    trace = trace_of(TransformWork(raises(ValueError("\x1b[2J" + "x" * 10_000 + "\nend"))), b"")
+    assert trace is not None
+    assert len(trace.text) == MAX_TRACE
+    assert trace.text.endswith("x\nend")
+    assert "\x1b" not in trace.text
+
+
+def test_a_worker_stops_telling_of_new_kinds() -> None:
+    """Of a function that raises ever new types no more than twenty tracebacks travel."""
+    errors = [type(f"Error{n}", (Exception,), {})() for n in range(MAX_KINDS + 5)]
+
+    def transform(data: bytes, row: Row) -> dict[str, Any]:
+        raise errors[data[0]]
+
+    work = TransformWork(transform)
+    told = [trace_of(work, bytes([n])) is not None for n in range(len(errors))]
+    assert told == [True] * MAX_KINDS + [False] * 5
+
+
+def image_transform(
+    transform: ImageTransform, data: bytes | None = None, *, as_array: bool = True, **options: Any
+) -> Result:
+    work = ImageTransformWork(ImageConfig(size=16, **options), transform, as_array=as_array)
+    return work(ROW, fetched(saved(photo(40, 30, 1), "PNG") if data is None else data))
+
+
+def scribbles(image: Pixels, row: Row) -> Pixels:
+    image[:4] = row.index
+    return image
+
+
+def test_an_image_transform_may_work_in_place() -> None:
+    """It gets the resized pixels, writable and its own: what it does to one row's shows in no other's."""
+    once, again = (parts_of(image_transform(scribbles))["image"] for _ in range(2))
+    plain = parts_of(work(saved(photo(40, 30, 1), "PNG"), size=16))["image"]
+    assert (once[:4] == 7).all()
+    assert (once[4:] == plain[4:]).all()
+    assert not np.shares_memory(once, again)
+
+
+def test_an_image_that_is_returned_is_encoded() -> None:
+    """As the options say, and to the byte as without a transform; in a mapping just so, beside what else is there."""
+    data = saved(photo(40, 30, 1), "PNG")
+    plain = parts_of(work(data, as_array=False, size=16, encode="webp"))
+    for transform in (lambda image, row: image, lambda image, row: {"image": image}):
+        assert parts_of(image_transform(transform, data, as_array=False, encode="webp")) == plain
+    both = parts_of(image_transform(lambda image, row: {"mask": image[..., 0], "image": image}, as_array=False))
+    assert list(both) == ["jpg", "mask"]
+    assert both["mask"].shape == (16, 16)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda image: image.astype(np.float32),
+        lambda image: image[..., 0],
+        lambda image: image.transpose(2, 0, 1),
+        lambda image: image[:0],
+        lambda image: np.array(5, np.uint8),
+    ],
+)
+def test_an_array_that_is_no_image_stays_an_array(change: Callable[[Pixels], Pixels]) -> None:
+    """Another dtype or shape than (H, W, 3) uint8 is stored as it is, and has no width and height."""
+    result = image_transform(lambda image, row: change(image), as_array=False)
+    assert list(parts_of(result)) == ["image"]
+    assert (facts_of(result).width, facts_of(result).height) == (None, None)
+
+
+def test_facts_of_a_transformed_image() -> None:
+    """Those of the file stay; width and height are the result's."""
+    facts = facts_of(image_transform(lambda image, row: image[:8, ::2]))
+    assert (facts.width, facts.height, facts.original_width, facts.original_height) == (8, 8, 40, 30)
+    assert facts.sha256 == hashlib.sha256(saved(photo(40, 30, 1), "PNG")).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("returned", "named"),
+    [
+        (None, "expected an array or a mapping from names to bytes or arrays, not None"),
+        (b"bytes", "not a bytes"),
+        ({"image": None}, "part 'image': expected bytes or an array, not None"),
+        ({"image": np.zeros((2, 2, 3), np.uint8), "jpg": b"x"}, "'image' is stored as jpg"),
+    ],
+)
+def test_a_useless_return_of_an_image_transform_is_named(returned: Any, named: str) -> None:
+    """The commonest is to forget it, after work in place."""
+    with pytest.raises(ItemError) as caught:
+        image_transform(lambda image, row: returned, as_array=False)
+    assert caught.value.reason is Reason.TRANSFORM_ERROR
+    assert named in caught.value.detail
+
+
+def test_an_image_transform_is_not_asked_about_broken_images() -> None:
+    """They fail before, with their own reason."""
+    with pytest.raises(ItemError) as caught:
+        image_transform(lambda image, row: pytest.fail("called"), b"<html>")
+    assert caught.value.reason is Reason.CONTENT_NOT_IMAGE
+
+
+def test_an_initializer_is_called_when_the_work_is_prepared() -> None:
+    """And not with each row."""
+    calls: list[int] = []
+    work = InitializedWork(TransformWork(lambda data, row: {"x": data}), lambda: calls.append(1))
+    work.prepare()
+    assert parts_of(work(ROW, fetched(b"abc"))) == {"x": b"abc"}
+    assert calls == [1]
+
+
+def sets_up_badly(status: int) -> None:
+    raise SystemExit(status)
+
+
+def test_an_initializer_that_raises_is_named() -> None:
+    """One line: its name, the exception, and where; of a partial the name of what is inside."""
+    work = InitializedWork(TransformWork(fails), functools.partial(sets_up_badly, 4))
+    with pytest.raises(WorkerError) as caught:
+        work.prepare()
+    line = sets_up_badly.__code__.co_firstlineno + 1
+    assert str(caught.value) == (
+        f"the workers cannot start: the initializer, {__name__}.sets_up_badly, raised SystemExit: 4 (test_image_work.py:{line})"
+    )
+
+
+def test_steps_that_exclude_each_other_are_refused() -> None:
+    """One transform or the other; and each is a function."""
+    with pytest.raises(ConfigError, match="transform gets the bytes and transform_image the decoded image"):
+        Steps(transform=fails, transform_image=scribbles)
+    with pytest.raises(ConfigError, match="initializer: expected a function, not a str"):
+        Steps(initializer="seed")  # type: ignore[arg-type]  # that is the test
+
+
+def test_steps_are_known_by_their_names() -> None:
+    """Module and name of the function; of a partial, that of the function inside; of an object, that of its class."""
+    steps = Steps(transform_image=functools.partial(scribbles, row=ROW), initializer=Model(3).run)  # type: ignore[arg-type]  # never called
+    assert steps.names() == {
+        "transform": None,
+        "transform_image": f"{__name__}.scribbles",
+        "initializer": f"{__name__}.Model.run",
+    }
+
+
+def test_the_argument_that_cannot_be_pickled_is_named() -> None:
+    """Each of the three is looked at."""
+    with pytest.raises(ConfigError, match=r"^transform_image, a lambda, cannot be sent to worker processes"):
+        Steps(transform_image=lambda image, row: image).check_picklable()
+    with pytest.raises(ConfigError, match=r"^initializer\.key, a lambda, .*--strategy threads"):
+        Steps(transform=fails, initializer=functools.partial(sorted, key=lambda: 0)).check_picklable()
 
 
 class Model:

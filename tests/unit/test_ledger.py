@@ -48,7 +48,7 @@ def shard(number: int, written: int, reasons: dict[str, int], retried: dict[str,
 
 
 def manifest(**options: Any) -> Manifest:
-    return Manifest.of("id", {"files": ["a"]}, RunConfig(**options), None)
+    return Manifest.of("id", {"files": ["a"]}, RunConfig(**options), {})
 
 
 @st.composite
@@ -246,11 +246,11 @@ def test_another_run_is_refused_with_the_difference() -> None:
 
 def test_another_list_is_refused() -> None:
     """A changed fingerprint is another run, and so is a list that nobody can compare."""
-    other = Manifest.of("id", {"files": ["b"]}, RunConfig(), None)
+    other = Manifest.of("id", {"files": ["b"]}, RunConfig(), {})
     with pytest.raises(OutputRefusedError, match=r"the list is not the same \(files differ\)"):
         manifest().check_same(other)
     with pytest.raises(OutputRefusedError, match="only once"):
-        manifest().check_same(Manifest.of("id", None, RunConfig(), None))
+        manifest().check_same(Manifest.of("id", None, RunConfig(), {}))
 
 
 @pytest.mark.parametrize(

@@ -771,3 +771,18 @@ def test_server_does_not_outlive_a_killed_parent(corpus: Path) -> None:
             parent.kill()
     with wire:
         assert wire.recv(1) == b""
+
+
+def test_texts_in_an_encoding() -> None:
+    """The bytes are in the encoding of the path, whatever the Content-Type says; one that there is not is a bad request."""
+    behaviours = Behaviours({})
+    answer = behaviours.answer("/charset/latin-1/caf%C3%A9?type=text/plain;%20charset=utf-8")
+    assert (
+        b"".join(piece for piece in answer.body if isinstance(piece, bytes)),
+        answer.head.count(b"charset=utf-8"),
+    ) == (
+        b"caf\xe9",
+        1,
+    )
+    assert b" 400 " in behaviours.answer("/charset/ascii/caf%C3%A9").head
+    assert b" 404 " in behaviours.answer("/charset/nix/x").head

@@ -37,7 +37,7 @@ class ArraysFormat:
 
     def check(self, kinds: Sequence[PartKind]) -> None:
         """See `ShardFormat.check`."""
-        check_members(kinds)
+        check_members(kinds, self.layout.own_members)
         for kind in kinds:
             if kind.dtype is None:
                 raise unusable(f"part {kind.name!r} is bytes, and the format 'arrays' stores arrays only")

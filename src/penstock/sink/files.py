@@ -21,7 +21,7 @@ class FilesFormat:
 
     def check(self, kinds: Sequence[PartKind]) -> None:
         """See `ShardFormat.check`."""
-        check_members(kinds)
+        check_members(kinds, self.layout.own_members)
 
     def write(self, rows: ShardRows, folder: Path, name: str) -> list[Path]:
         """See `ShardFormat.write`."""

@@ -6,7 +6,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,6 @@ __all__ = ["check_members", "extension", "members", "npy_bytes", "unusable"]
 # Readers split a member's name at its first dot, and file systems and ustar want it short.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*(\.[A-Za-z0-9_][A-Za-z0-9_-]*)*", re.ASCII)
 _LONGEST_NAME = 60
-_OWN_MEMBERS = ("json", "txt")
 _PLAIN_KINDS = "biufcmMSU"
 """Kinds of dtype whose `dtype.str` says all: no objects, no records, none that a third package defines."""
 
@@ -40,15 +39,19 @@ def _check_part(kind: PartKind) -> None:
         raise unusable(f"part {kind.name!r} is an array of {kind.dtype}: only plain numbers, text and times are stored")
 
 
-def check_members(kinds: Sequence[PartKind]) -> None:
+def check_members(kinds: Sequence[PartKind], own: Collection[str]) -> None:
     """Whether the parts can be members of the same sample.
+
+    Args:
+        kinds: what the parts are.
+        own: members that the sample has beside its parts.
 
     Raises:
         ItemError: there is none, one cannot be stored, or two would have the same name; readers ignore case.
     """
     if not kinds:
         raise unusable("the sample has no parts")
-    seen = set(_OWN_MEMBERS)
+    seen = set(own)
     for kind in kinds:
         _check_part(kind)
         name = extension(kind.name, is_array=kind.dtype is not None).lower()

@@ -18,13 +18,14 @@ import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 
 from penstock.config import OutputConfig
 from penstock.errors import AccountError, ItemError
-from penstock.records import Kind, Settled, ShardReport
+from penstock.parts import Text
+from penstock.records import Kind, Settled, ShardReport, Value
 from penstock.sink.arrays import ArraysFormat
 from penstock.sink.base import Record, ShardFormat
 from penstock.sink.disk import BLOCK, check_writable, describe, place, remove, scratch, writing
@@ -82,7 +83,7 @@ class ShardStore:
         parts: names of the parts that samples will have, if known; see `ParquetFormat`.
 
     Raises:
-        ConfigError: a kept column has the name of one of the table's own.
+        ConfigError: a kept column, or with ``parquet`` a part, has the name of one of the table's own.
 
     Example::
 
@@ -105,8 +106,8 @@ class ShardStore:
         parts: tuple[str, ...] = (),
     ) -> None:
         self.folder = Path(folder)
-        self.layout = TableLayout(config.caption_column is not None, config.keep_columns, kept_schema)
-        self.format = _format(config.format, self.layout, parts)
+        self.layout = TableLayout.of(config, kept_schema)
+        self.format = _format(config, self.layout, parts)
         self._run_id = run_id
         self._made = False
 
@@ -166,14 +167,15 @@ class ShardStore:
         return self._spools / f"{shard_name(shard)}.spool"
 
 
-def _format(name: str, layout: TableLayout, parts: tuple[str, ...]) -> ShardFormat:
+def _format(config: OutputConfig, layout: TableLayout, parts: tuple[str, ...]) -> ShardFormat:
+    texts = tuple(name for name, part in (config.parts or {}).items() if isinstance(part, Text))
     makers: dict[str, Callable[[], ShardFormat]] = {
         "webdataset": lambda: WebDatasetFormat(layout),
-        "parquet": lambda: ParquetFormat(layout, parts),
+        "parquet": lambda: ParquetFormat(layout, parts, texts),
         "files": lambda: FilesFormat(layout),
         "arrays": lambda: ArraysFormat(layout),
     }
-    return makers[name]()
+    return makers[config.format]()
 
 
 class OpenShard:
@@ -213,12 +215,14 @@ class OpenShard:
         index = outcome.row.index
         if (sample is not None) != (outcome.kind is Kind.WRITTEN):
             raise AccountError(f"row {index} is {outcome.kind} and {'has' if sample else 'lacks'} a sample")
-        kinds = () if sample is None else kinds_of(sample.parts)
+        # None of a shard's samples has landed in a batch: their rows are given no place.
+        parts = _NO_PARTS if sample is None else cast("Mapping[str, Value]", sample.parts)
+        kinds = kinds_of(parts)
         if sample is not None:
             self._store.format.check(kinds)
         meta = self._store.layout.row(settled)
         with writing(self._store.folder, needed=max(BLOCK, sample.nbytes if sample else 0)):
-            self._spool.add(index, (outcome.size, meta), sample.parts if sample else _NO_PARTS, kinds)
+            self._spool.add(index, (outcome.size, meta), parts, kinds)
         self._tally.add(meta, outcome.size)
 
     def commit(self, rows: int | None = None) -> ShardReport:

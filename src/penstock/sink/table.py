@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -14,12 +15,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from penstock.config import SourceConfig
 from penstock.errors import ConfigError
-from penstock.records import Facts, Kind, Outcome, Settled
+from penstock.parts import Part
+from penstock.records import Facts, Kind, Outcome, PartOutcome, Request, Settled
 from penstock.sink.base import Record, ShardRows
 from penstock.sink.members import npy_bytes
 
-__all__ = ["TableLayout", "TableWriter"]
+__all__ = ["TableLayout", "TableWriter", "requests_of"]
 
 _COLUMNS = pa.schema(
     {
@@ -41,6 +44,7 @@ _COLUMNS = pa.schema(
         "downgraded": pa.bool_(),
     }
 )
+_PARTS = "parts"
 _CAPTION = "caption"
 _GROUP_ROWS = 1000
 """Rows in a row group: what readers shuffle by, and enough for the columns to compress."""
@@ -64,6 +68,13 @@ class TableLayout:
     """Names of the kept columns."""
     kept_schema: pa.Schema | None = None
     """Types of kept columns, as the source knows them: of JSON types."""
+    parts: bool = False
+    """Whether rows are made of several parts."""
+
+    @classmethod
+    def of(cls, config: SourceConfig, kept_schema: pa.Schema | None) -> Self:
+        """The layout that the options ask for."""
+        return cls(config.caption_column is not None, config.kept_columns, kept_schema, config.parts is not None)
 
     def __post_init__(self) -> None:
         """Refuse kept columns whose names are taken."""
@@ -72,20 +83,26 @@ class TableLayout:
         if twice:
             raise ConfigError(
                 f"--keep-columns {','.join(twice)}: the shards' table has a column of that name in any case; "
-                "leave it out, or rename it in the list"
+                f"leave it out{' (a part may be made of it, too)' if self.parts else ''}, or rename it in the list"
             )
 
     @property
     def columns(self) -> tuple[str, ...]:
         """All names, in order."""
-        return (*_COLUMNS.names, *([_CAPTION] if self.caption else []), *self.keep)
+        further = [name for name, asked in ((_PARTS, self.parts), (_CAPTION, self.caption)) if asked]
+        return (*_COLUMNS.names, *further, *self.keep)
+
+    @property
+    def own_members(self) -> tuple[str, ...]:
+        """What a sample has beside its parts."""
+        return ("json",) if self.parts else ("json", "txt")
 
     def row(self, settled: Settled) -> dict[str, Any]:
         """The row of the table; values are JSON types."""
         outcome = settled.outcome
         row = outcome.row
         facts = settled.sample.facts if settled.sample else _NO_FACTS
-        meta = {
+        meta: dict[str, Any] = {
             "key": row.key,
             "url": row.url,
             "outcome": outcome.kind.value,
@@ -103,6 +120,8 @@ class TableLayout:
             "frames": facts.frames,
             "downgraded": outcome.downgraded,
         }
+        if self.parts:
+            meta[_PARTS] = _parts_entries(outcome)
         if self.caption:
             meta[_CAPTION] = row.caption
         for name in self.keep:
@@ -115,13 +134,57 @@ class TableLayout:
 
     def schema(self, rows: ShardRows) -> pa.Schema:
         """The shard's schema, in the order of `columns`."""
-        schema = _COLUMNS.append(pa.field(_CAPTION, pa.string())) if self.caption else _COLUMNS
+        schema = _COLUMNS
+        for name, asked in ((_PARTS, self.parts), (_CAPTION, self.caption)):
+            schema = schema.append(pa.field(name, pa.string())) if asked else schema
         known = {field.name: field.type for field in self.kept_schema or ()}
         unknown = [name for name in self.keep if name not in known]
         kinds = known | (_common_types(rows.metas(), unknown) if unknown else {})
         for name in self.keep:
             schema = schema.append(pa.field(name, pa.string() if pa.types.is_null(kinds[name]) else kinds[name]))
         return schema
+
+
+def _parts_entries(outcome: Outcome) -> dict[str, dict[str, Any]]:
+    """What became of each request of a row; what is not known, or is no matter, is left out."""
+    requests = outcome.row.requests
+    known = outcome.parts
+    if len(requests) == 1 and not known:  # it ended as its row did
+        known = {requests[0].part: PartOutcome(outcome.reason, outcome.detail, outcome.http_status, outcome.attempts)}
+    return {request.part: _entry(request, known.get(request.part)) for request in requests}
+
+
+def _entry(request: Request, outcome: PartOutcome | None) -> dict[str, Any]:
+    values: dict[str, Any] = {"url": request.url, "left_out": request.left_out or None}
+    if outcome is not None:
+        values |= {
+            "reason": outcome.reason.value if outcome.reason else None,
+            "error_message": outcome.detail or None,
+            "http_status": outcome.http_status,
+            "attempts": outcome.attempts or None,
+            "size": outcome.size or None,
+            **_facts_of(outcome.facts),
+            "encoding": outcome.encoding,
+            "encoding_from": outcome.encoding_from,
+        }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _facts_of(facts: Facts) -> dict[str, Any]:
+    return {spec.name: getattr(facts, spec.name) for spec in dataclasses.fields(facts)}
+
+
+def requests_of(text: str, parts: Mapping[str, Part]) -> tuple[Request, ...]:
+    """The requests of a row, from what the column ``parts`` of its table has: JSON."""
+    return tuple(
+        Request(
+            name,
+            entry.get("url"),
+            required=parts[name.partition(".")[0]].required,
+            left_out=entry.get("left_out", 0),
+        )
+        for name, entry in json.loads(text).items()
+    )
 
 
 def status_of(outcome: Outcome) -> str:
@@ -177,11 +240,16 @@ class TableWriter:
         schema: of the table.
         part_names: parts to store as further binary columns: bytes as they are, arrays as the content of an ``.npy``
             file, null where a row has no such part.
+        texts: those of them that are UTF-8, and become columns of text.
     """
 
-    def __init__(self, path: Path, schema: pa.Schema, part_names: Sequence[str] = ()) -> None:
-        self._schema = pa.schema([*schema, *(pa.field(name, pa.binary()) for name in part_names)])
+    def __init__(
+        self, path: Path, schema: pa.Schema, part_names: Sequence[str] = (), texts: Collection[str] = ()
+    ) -> None:
+        kinds = {name: pa.string() if name in texts else pa.binary() for name in part_names}
+        self._schema = pa.schema([*schema, *kinds.items()])
         self._part_names = part_names
+        self._texts = texts
         self._columns: list[list[Any]] = [[] for _ in self._schema]
         self._bytes = 0
         self._writer = pq.ParquetWriter(
@@ -200,7 +268,7 @@ class TableWriter:
             part = record.parts.get(name)
             data = npy_bytes(part) if isinstance(part, np.ndarray) else part
             self._bytes += len(data or b"")
-            values.append(data)
+            values.append(data.decode() if data is not None and name in self._texts else data)
         for column, value in zip(self._columns, values, strict=True):
             column.append(value)
         if len(self._columns[0]) == _GROUP_ROWS or self._bytes >= _GROUP_BYTES:

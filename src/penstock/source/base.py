@@ -15,7 +15,7 @@ import difflib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any
 
@@ -39,6 +39,10 @@ class Columns:
     url: str
     caption: str | None = None
     keep: tuple[str, ...] = ()
+    asked: Mapping[str, str] = field(default_factory=dict)
+    """What asked for a column, where it was none of the options of columns."""
+    lists: bool = False
+    """Whether the column of URLs has several in each row."""
 
     @property
     def names(self) -> list[str]:
@@ -47,13 +51,13 @@ class Columns:
 
     def _options(self) -> dict[str, str]:
         """Wanted columns besides the URL's, with the option that asked for each."""
-        options = dict.fromkeys(self.keep, "--keep-columns")
+        options = {name: self.asked.get(name, "--keep-columns") for name in self.keep}
         return options if self.caption is None else {self.caption: "--caption-column"} | options
 
     def require(self, place: str, present: Iterable[str]) -> None:
         """Raise SourceError unless each wanted column is `present` exactly once."""
         present = list(present)
-        for name, option in ({self.url: "--url-column"} | self._options()).items():
+        for name, option in ({self.url: "--url-column"} | self._options() | dict(self.asked)).items():
             if name not in present:
                 raise SourceError(f"{place}: no column {name!r} ({option}); {_alternatives(name, present)}")
             if present.count(name) > 1:
@@ -63,6 +67,12 @@ class Columns:
         """Raise SourceError if anything but the URL is wanted of a list that has nothing else."""
         for name, option in self._options().items():
             raise SourceError(f"{place}: {what} has no columns, so {option} {name!r} cannot be had from it")
+
+    def is_column(self, value: Any) -> bool:
+        """Whether a value under the name of the URL's column is the whole column, and not the cell of one row."""
+        return isinstance(value, dict) or (
+            isinstance(value, list) and (not self.lists or (bool(value) and isinstance(value[0], list)))
+        )
 
 
 def _alternatives(name: str, present: list[str]) -> str:

@@ -50,7 +50,7 @@ def _array(scanner: _Scanner) -> Iterator[Any]:
 
 def _objects(scanner: _Scanner, place: str, columns: Columns) -> Iterator[Any]:
     first = scanner.value(COLUMNS_LIMIT)
-    if not scanner.peek() and isinstance(first.get(columns.url), (list, dict)):
+    if not scanner.peek() and columns.is_column(first.get(columns.url)):
         yield from transposed(place, first, columns)
     else:
         yield first

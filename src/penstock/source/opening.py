@@ -16,19 +16,18 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from penstock.errors import SourceError
-from penstock.records import Reason, Request, Row
+from penstock.parts import Part
+from penstock.records import PART, Reason, Request, Row
 from penstock.source.arrow import ArrowReader, ParquetReader, arrow_batches
 from penstock.source.base import Cells, Columns, Once, Reader, skip
 from penstock.source.files import ListFile, StandardInput, absolute, locate
 from penstock.source.items import ItemReader, transposed
 from penstock.source.json_values import json_items
+from penstock.source.parts import PartColumns
 from penstock.source.table import TableReader
 from penstock.source.text import TextReader
 
 __all__ = ["Source", "SourceSpec", "open_source"]
-
-PART = "image"
-"""Name of the one thing that a row asks for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +40,7 @@ class SourceSpec:
     caption_column: str | None
     keep_columns: tuple[str, ...]
     encoding: str
+    parts: Mapping[str, Part] | None = None
     duplicates: str | None = None
     """File for `Source.leave_out`."""
 
@@ -52,6 +52,7 @@ class SourceSpec:
             caption_column=self.caption_column,
             keep_columns=self.keep_columns,
             encoding=self.encoding,
+            parts=self.parts,
         )
         if self.duplicates is not None:
             source.leave_out(self.duplicates)
@@ -75,6 +76,7 @@ class Source:
         self._place: tuple[int, Iterator[Cells]] | None = None
         """Where the last slice ended: the next position, and the cells from there."""
         self._duplicates: npt.NDArray[np.int64] | None = None
+        self._parts: PartColumns | None = None
         self.description = description
         """What people call it."""
         self.spec = spec
@@ -102,9 +104,18 @@ class Source:
             refused = None
             if index == duplicate:
                 refused, duplicate = Reason.POLICY_DUPLICATE, next(duplicates, None)
-            yield Row(index, (Request(PART, url, refused),), caption, fields)
+            if self._parts is None:
+                yield Row(index, (Request(PART, url, refused),), caption, fields)
+            else:
+                yield self._parts.row(index, url, fields, refused)
             index += 1
         self._place = index, cells
+
+    def take_parts(self, parts: PartColumns) -> None:
+        """Make rows of several parts out of the cells."""
+        self._parts = parts
+        if self.spec is not None:
+            self.spec = dataclasses.replace(self.spec, keep_columns=parts.keep, parts=parts.parts)
 
     def leave_out(self, duplicates: str | os.PathLike[str]) -> None:
         """Mark the rows at some positions: their URL stands in an earlier row, and they are not to be fetched.
@@ -147,9 +158,10 @@ class Source:
         if None in schemas:
             return None
         try:
-            return pa.unify_schemas(schemas, promote_options="permissive")
+            schema = pa.unify_schemas(schemas, promote_options="permissive")
         except (pa.ArrowInvalid, pa.ArrowTypeError):  # files that disagree: nothing is fixed
             return None
+        return schema if self._parts is None else pa.schema([f for f in schema if f.name in self._parts.kept])
 
     @cached_property
     def fingerprint(self) -> dict[str, Any] | None:
@@ -164,6 +176,7 @@ def open_source(
     caption_column: str | None = None,
     keep_columns: Iterable[str] = (),
     encoding: str = "utf-8",
+    parts: Mapping[str, Part] | None = None,
 ) -> Source:
     """Open a list of URLs and check that its first rows can be read.
 
@@ -179,13 +192,17 @@ def open_source(
         caption_column: column of a text to store with the image.
         keep_columns: columns whose values go into `Row.fields`.
         encoding: of text files and of standard input.
+        parts: what each row is made of, in place of the one image at `url_column`.
 
     Raises:
         SourceError: the list is missing, empty, damaged, or lacks a column.
         MissingExtraError: a remote store needs a package that is not installed.
     """
-    columns = Columns(url_column, caption_column, tuple(keep_columns))
+    asked = None if parts is None else PartColumns(parts, tuple(keep_columns))
+    columns = asked.columns if asked else Columns(url_column, caption_column, tuple(keep_columns))
     opened = _open(source, columns, encoding)
+    if asked is not None:
+        opened.take_parts(asked)
     # A list, not a generator: every file is looked at now, before the run writes anything.
     if not any([reader.has_rows() for reader in opened._readers]):  # noqa: C419, SLF001 - see above; our own class
         raise SourceError(f"{opened.description}: no rows")

@@ -22,6 +22,7 @@ path                                    answer
 ``/endless``                            a body that never ends, without Content-Length
 ``/empty``, ``/html``                   200 without a body; 200 with a page
 ``/text/<text>``                        the text, in UTF-8
+``/charset/<encoding>/<text>``          the text in that encoding; ``?type=<Content-Type>`` for another than ``text/plain``
 ``/bad/<name>``                         a file of `penstock.testing.bad_images`
 ``/robots.txt``                         what the server was told to answer, one of `ROBOTS`
 ======================================  ===========================================================================
@@ -167,6 +168,11 @@ def _text(ask: Ask) -> Answer:
     return whole(200, "text/plain; charset=utf-8", ask.rest.encode())
 
 
+def _charset(ask: Ask) -> Answer:
+    encoding, _, text = ask.rest.partition("/")
+    return whole(200, dict(ask.pairs).get("type", "text/plain"), text.encode(encoding))
+
+
 def _big(ask: Ask) -> Answer:
     size = int(number(ask.field("size")))
     full, rest = divmod(size, len(CHUNK))
@@ -202,6 +208,7 @@ _BEHAVIOURS: Mapping[str, Behaviour] = {
     "empty": of_ask(lambda _: whole(200, "image/jpeg", b"")),
     "html": of_ask(lambda _: whole(200, "text/html; charset=utf-8", _PAGE)),
     "text": of_ask(_text),
+    "charset": of_ask(_charset),
     "bad": of_ask(_bad),
 }
 
