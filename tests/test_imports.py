@@ -10,16 +10,17 @@ import penstock
 ROOT = Path(penstock.__file__).parent
 
 LAYERS = [
-    ["records", "errors", "config", "scheduling"],
+    ["records", "errors", "config", "parts", "scheduling"],
     ["source", "fetch", "image", "sink", "report"],
     ["ledger"],
     ["crew"],
     ["flow"],
     ["folder"],
-    ["duplicates", "loading", "verifying"],
+    ["duplicates", "loading", "reading", "verifying"],
     ["build"],
     ["engines"],
-    ["runner"],
+    ["runner", "streaming"],
+    ["torch"],
     ["testing"],
     ["demo"],
     ["comparison"],
@@ -28,8 +29,8 @@ LAYERS = [
 ]
 """From the bottom to the top; rooms of one layer do not import each other."""
 
-BASICS = ["records", "errors", "config"]
-"""These three may import each other: they are one layer in the picture, and in this order in the code."""
+BASICS = ["records", "errors", "config", "parts"]
+"""These may import each other: they are one layer in the picture, and in this order in the code."""
 
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 

@@ -17,13 +17,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from penstock.config import FetchConfig, ImageConfig, RunConfig, available_cores
+from penstock.config import FetchConfig, ImageConfig, RunConfig, StreamConfig, available_cores
+from penstock.crew.arena import Landing
 from penstock.crew.base import Work
 from penstock.crew.choose import gil_enabled, make_crew, processes_possible
+from penstock.errors import ConfigError
 from penstock.fetch.base import Fetcher
 from penstock.fetch.budget import ByteBudget
 from penstock.fetch.descriptors import raise_limit
@@ -31,7 +34,9 @@ from penstock.fetch.none import NoFetcher
 from penstock.fetch.policy.robots import LONGEST_DELAY
 from penstock.fetch.policy.urls import UrlRules
 from penstock.flow import Lane
-from penstock.image.work import ImageWork, Transform, TransformWork
+from penstock.image.parts_work import PartsWork
+from penstock.image.work import ImageTransformWork, ImageWork, InitializedWork, Steps, TransformWork
+from penstock.parts import Part, request_names, sampled
 
 __all__ = ["Setup", "build_lane", "build_work", "check_fetchable", "choose", "worker_memory"]
 
@@ -67,7 +72,7 @@ class Setup:
         return self.workers // self.lanes + (lane < self.workers % self.lanes)
 
 
-def choose(config: RunConfig, *, cores: int | None = None, splittable: bool = True) -> Setup:
+def choose(config: RunConfig | StreamConfig, *, cores: int | None = None, splittable: bool = True) -> Setup:
     """What this strategy means here.
 
     Where processes are impossible, threads stand in for them. ``auto`` takes worker processes, since isolation costs
@@ -114,27 +119,77 @@ def check_fetchable(config: FetchConfig) -> None:
         NameServer(config.dns)
 
 
-def build_work(config: RunConfig, transform: Transform | None) -> Work:
-    """What is done with each row: the user's transform, or decode and resize."""
-    if transform is not None:
-        return TransformWork(transform)
-    return ImageWork(config.part(ImageConfig), as_array=config.format == "arrays")
+def build_work(config: RunConfig | StreamConfig, steps: Steps, *, as_array: bool) -> Work:
+    """What is done with each row: decode and resize, the user's transform, or both.
+
+    Args:
+        config: the options.
+        steps: the user's functions.
+        as_array: images are wanted as arrays, not as files.
+
+    Raises:
+        ConfigError: the options and the functions exclude each other.
+    """
+    if config.parts is None:
+        work = _row_work(config.part(ImageConfig), steps, as_array=as_array)
+    else:
+        work = _parts_work(config, config.parts, steps, as_array=as_array)
+    return work if steps.initializer is None else InitializedWork(work, steps.initializer)
 
 
-def worker_memory(config: RunConfig, work: Work) -> int | None:
+def _parts_work(
+    config: RunConfig | StreamConfig, parts: Mapping[str, Part], steps: Steps, *, as_array: bool
+) -> PartsWork:
+    if steps.transform is not None:
+        raise ConfigError("transform gets the bytes of rows of one image; with parts, give transform_image")
+    endings = False
+    if isinstance(config, RunConfig):
+        parts = sampled(parts, config.format)
+        endings = config.format in ("webdataset", "files")
+    return PartsWork(parts, config.part(ImageConfig), as_array, steps.transform_image, endings=endings)
+
+
+def _row_work(config: ImageConfig, steps: Steps, *, as_array: bool) -> Work:
+    if steps.transform is not None:
+        return TransformWork(steps.transform)
+    if steps.transform_image is not None:
+        return ImageTransformWork(config, steps.transform_image, as_array=as_array)
+    return ImageWork(config, as_array=as_array)
+
+
+def worker_memory(config: RunConfig | StreamConfig, work: Work) -> int | None:
     """Bytes that a worker process may take: what the user says, else what an image within the limits can need.
 
-    A user's transform has no bound by itself: what it needs is its own, and libraries such as torch reserve far more
-    address space than they ever use.
+    A user's own functions have no bound by themselves: what they need is their own, and libraries such as torch reserve
+    far more address space than they ever use.
     """
-    if config.worker_memory is not None or not isinstance(work, ImageWork):
+    bounded = isinstance(work, ImageWork) or (isinstance(work, PartsWork) and work.transform_image is None)
+    if config.worker_memory is not None or not bounded:
         return config.worker_memory
     pixels = config.max_pixels + config.size**2
-    return BYTES_PER_PIXEL * pixels + 2 * config.max_bytes + MEMORY_BESIDES
+    requests = len(request_names(config.parts)) if config.parts else 1
+    return BYTES_PER_PIXEL * pixels + 2 * config.max_bytes * requests + MEMORY_BESIDES
 
 
-def build_lane(setup: Setup, config: RunConfig, work: Work, *, lane: int = 0) -> Lane:
-    """Wire one of the setup's lanes; nothing is started until it is entered."""
+def build_lane(
+    setup: Setup,
+    config: RunConfig | StreamConfig,
+    work: Work,
+    *,
+    lane: int = 0,
+    landing: Landing | None = None,
+    fetcher: Fetcher | None = None,
+) -> Lane:
+    """Wire one of the setup's lanes; nothing is started until it is entered.
+
+    Args:
+        setup: how wide.
+        config: the options.
+        work: what is done with each row.
+        lane: which of the setup's lanes.
+        landing: by which workers write arrays where they are wanted.
+        fetcher: what brings the bytes, if it is not the network.
+    """
     fetch_config = _fetch_share(config.part(FetchConfig), setup.lanes)
     memory = config.memory // setup.lanes // BUDGET_SHARE
     workers = setup.workers_of(lane)
@@ -147,8 +202,9 @@ def build_lane(setup: Setup, config: RunConfig, work: Work, *, lane: int = 0) ->
         # What `Dispatch` allows a row that is alone; what may begin right before its end, at robots.txt; a last rest.
         deadline += 2 * fetch_config.row_timeout + 3 * fetch_config.timeout + LONGEST_DELAY
     poison = None if config.keep_poison is None else Path(config.keep_poison)
-    crew = make_crew(setup.crew, work, workers, deadline, memory=bound, keep_poison=poison)
-    fetcher = NoFetcher(workers) if setup.fetch == "worker" else _make_fetcher(setup.fetch, fetch_config)
+    crew = make_crew(setup.crew, work, workers, deadline, memory=bound, keep_poison=poison, landing=landing)
+    if fetcher is None:
+        fetcher = NoFetcher(workers) if setup.fetch == "worker" else _make_fetcher(setup.fetch, fetch_config)
     return Lane(fetcher, crew, lookahead=LOOKAHEAD * fetcher.width, budget=ByteBudget(memory), result_bytes=memory)
 
 

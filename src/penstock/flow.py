@@ -27,23 +27,28 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from penstock.crew.arena import Place
 from penstock.crew.base import Crew, CrewStatistics
 from penstock.crew.clock import Area
 from penstock.errors import PenstockError
 from penstock.fetch.base import Fetcher, FetchStatistics
 from penstock.fetch.budget import ByteBudget
 from penstock.records import Failure, Fetched, Kind, Outcome, Result, Row, Settled
+from penstock.report.verdict import Shares
 
 __all__ = ["Lane", "LaneStatistics"]
 
 CREW_DEPTH = 6
 """Rows a worker may have waiting or at work. Two keep it busy; the others cover `BATCHING`, even where a row takes but a
 millisecond, and the hub being held up by the disk."""
+
+CREW_DEPTH_MOST = 64
+"""The same where rows take less than that: arrays that are read back are but copied."""
 
 BATCHING = 0.005
 """Seconds that events may gather before the hub looks at them: each time it wakes costs more than handling another
@@ -75,6 +80,16 @@ class LaneStatistics:
     fetch: FetchStatistics
     crew: CrewStatistics
 
+    def shares(self, connections: int) -> Shares:
+        """What the verdict is based on, given the option ``--connections``."""
+        return Shares(
+            crew_busy=self.crew_busy,
+            crew_waiting=self.crew_waiting,
+            consumer=self.consumer,
+            source=self.source,
+            connections=self.fetching / connections,
+        )
+
     @classmethod
     def average(cls, lanes: Sequence[LaneStatistics]) -> LaneStatistics:
         """Of lanes side by side: the longest wall, the mean of the shares (of those that had work), the sum of the rest."""
@@ -103,8 +118,20 @@ class LaneStatistics:
         )
 
 
+def _always() -> bool:
+    return True
+
+
+def _nowhere(_row: Row) -> None:
+    return None
+
+
 class _StoppedReadingError(BaseException):
     """`Lane.stop` was called by a signal handler while the hub waited for the source."""
+
+
+_END = Row(-1, ())
+"""What stands for the end of the rows."""
 
 
 class Lane:
@@ -131,12 +158,17 @@ class Lane:
         self._events: queue.SimpleQueue[_Fetched | _Done | PenstockError | None] = queue.SimpleQueue()
         self._ready: deque[_Fetched] = deque()
         self._fetching = 0
-        self._working: dict[int, int] = {}
+        self._working: dict[int, _Fetched] = {}
+        """Rows inside the crew, by the row's identity: a stream can have the same row in twice, for two epochs."""
         self._largest_result = 0
+        self._mean_work = BATCHING
+        """Seconds that the work on a row takes, on average over the last ones."""
         self._reading: int | None = None
         """The hub's thread, while it waits for the source's next row, which may take for ever: standard input."""
         self._stop_asked = False
         self._fetcher_closed = False
+        self._may_feed = _always
+        self._place_for: Callable[[Row], Place | None] = _nowhere
         self._deadline: float | None = None
         self._clock = _Clock()
 
@@ -171,13 +203,29 @@ class Lane:
             self._reading = None
             raise _StoppedReadingError
 
-    def settle(self, rows: Iterable[Row]) -> Iterator[Settled]:
+    def wake(self) -> None:
+        """Have the hub look for rows again: `rows` had none for the moment, and has some now. From any thread."""
+        self._events.put(None)
+
+    def settle(
+        self,
+        rows: Iterable[Row | None],
+        *,
+        may_feed: Callable[[], bool] = _always,
+        place_for: Callable[[Row], Place | None] = _nowhere,
+    ) -> Iterator[Settled]:
         """Work off `rows`, lazily and in any order of completion; ends when all that entered have left.
+
+        Args:
+            rows: what to do; None stands for "none at the moment", after which somebody has to call `wake`.
+            may_feed: whether another row may enter now; asked again after each row that has left.
+            place_for: where the arrays of a row's sample are to be written, asked when the row goes to the crew.
 
         Raises:
             WorkerError: the crew, or the fetcher, cannot work at all.
         """
         source = iter(rows)
+        self._may_feed, self._place_for = may_feed, place_for
         self._clock.start()
         exhausted = False
         while True:
@@ -213,25 +261,27 @@ class Lane:
             self._fetcher_closed = True
             self._fetcher.close()
 
-    def _feed(self, source: Iterator[Row]) -> bool:
+    def _feed(self, source: Iterator[Row | None]) -> bool:
         """Give the fetcher as many rows as it may hold; True when the source is at its end."""
-        while not self._stop_asked and self._fetching < self._lookahead and not self._crowded():
+        while not self._stop_asked and self._fetching < self._lookahead and not self._crowded() and self._may_feed():
             row = self._next_row(source)
-            if row is None:
+            if row is _END:
                 return True
+            if row is None:
+                return False
             self._fetching += 1
             self._clock.fetching(self._fetching)
             self._fetcher.submit(row)
         return False
 
-    def _next_row(self, source: Iterator[Row]) -> Row | None:
-        """The next row; None at the end, and when `stop` broke off the wait for it."""
+    def _next_row(self, source: Iterator[Row | None]) -> Row | None:
+        """The next row; None if there is none now, `_END` at the end, and when `stop` broke off the wait for it."""
         asked = time.perf_counter()
         self._reading = threading.get_ident()
         try:
-            return next(source, None)
+            return next(source, _END)
         except _StoppedReadingError:
-            return None
+            return _END
         finally:
             self._reading = None
             self._clock.source_took(time.perf_counter() - asked)
@@ -266,35 +316,43 @@ class Lane:
     def _handle(self, event: _Fetched | _Done) -> Iterator[Settled]:
         if isinstance(event, _Done):
             self._clock.result_came(event.result)
-            self._budget.release(self._working.pop(event.row.index))
+            self._mean_work += 0.05 * (event.result.seconds - self._mean_work)
+            fetched = self._working.pop(id(event.row))
+            self._budget.release(fetched.size)
             if not isinstance(event.result.value, Failure):
                 self._largest_result = max(self._largest_result, event.result.value.nbytes)
             self._submit_ready()
-            yield _settled(event)
+            yield _settled(event, fetched)
         else:
             self._fetching -= 1
             self._clock.fetching(self._fetching)
-            failure = next((part for part in event.parts if isinstance(part, Failure)), None)
+            failure = event.row.failed_by(event.parts) if event.parts else None
             if failure is None:
                 self._ready.append(event)
                 self._submit_ready()
             else:
                 self._budget.release(event.size)
-                yield Settled(_failed(event.row, failure, size=event.size))
+                outcome = _failed(event.row, failure, size=event.size)
+                yield Settled(dataclasses.replace(outcome, parts=event.row.part_outcomes(event.parts)))
 
     def _submit_ready(self) -> None:
         while self._ready and self._crew_has_room():
             event = self._ready.popleft()
-            self._working[event.row.index] = event.size
-            self._crew.submit(event.row, event.fetched)
+            self._working[id(event.row)] = event
+            self._crew.submit(event.row, event.fetched, self._place_for(event.row))
         self._clock.waiting(bool(self._ready))
 
     def _crew_has_room(self) -> bool:
         """A place in the crew, and room for what could come out of it."""
         inside = len(self._working)
-        if inside >= CREW_DEPTH * self._crew.width:
+        if inside >= self._crew_depth * self._crew.width:
             return False
         return inside == 0 or (inside + 1) * self._largest_result <= self._result_bytes
+
+    @property
+    def _crew_depth(self) -> int:
+        """Rows for each worker: what it can do while the hub sleeps, twice over."""
+        return max(CREW_DEPTH, min(CREW_DEPTH_MOST, int(2 * BATCHING / max(self._mean_work, 1e-6))))
 
     def _on_fetched(self, row: Row, parts: tuple[Fetched | Failure, ...]) -> None:
         self._events.put(_Fetched(row, parts))
@@ -313,6 +371,7 @@ class _Fetched:
 
     row: Row
     parts: tuple[Fetched | Failure, ...]
+    """One for each request; none if the worker is to fetch."""
 
     @property
     def fetched(self) -> tuple[Fetched, ...]:
@@ -332,11 +391,12 @@ class _Done:
     result: Result
 
 
-def _settled(event: _Done) -> Settled:
+def _settled(event: _Done, fetched: _Fetched) -> Settled:
     result = event.result
+    parts = {**(event.row.part_outcomes(fetched.parts) if fetched.parts else {}), **result.parts}
     if isinstance(result.value, Failure):
         failed = _failed(event.row, result.value, result.size, result.http_status, result.attempts)
-        return Settled(dataclasses.replace(failed, downgraded=result.downgraded))
+        return Settled(dataclasses.replace(failed, downgraded=result.downgraded, parts=parts))
     outcome = Outcome(
         event.row,
         Kind.WRITTEN,
@@ -344,6 +404,7 @@ def _settled(event: _Done) -> Settled:
         attempts=result.attempts,
         size=result.size,
         downgraded=result.downgraded,
+        parts=parts,
     )
     return Settled(outcome, result.value)
 
@@ -357,6 +418,7 @@ def _failed(row: Row, failure: Failure, size: int, http_status: int | None = Non
         failure.http_status if failure.http_status is not None else http_status,
         failure.attempts or attempts,
         size or failure.size,
+        trace=failure.trace,
     )
 
 

@@ -15,12 +15,11 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import difflib
 import logging
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,7 +28,7 @@ import numpy.typing as npt
 
 import penstock
 from penstock.build import build_work, check_fetchable, choose
-from penstock.config import RunConfig
+from penstock.config import RunConfig, check_option_names
 from penstock.crew.script import stop_if_in_worker
 from penstock.duplicates import find_duplicates
 from penstock.engines.base import Engine, Plan
@@ -40,18 +39,19 @@ from penstock.errors import ConfigError
 from penstock.fetch.policy.urls import UrlRules
 from penstock.flow import LaneStatistics
 from penstock.folder import OutputFolder, read_report
-from penstock.image.work import Transform, check_picklable
+from penstock.image.work import NO_STEPS, ImageTransform, Initializer, Steps, Transform
 from penstock.ledger import Ledger, Manifest, finished_entry, lost_entry, run_entry, shard_entry
-from penstock.records import Request, Row, ShardReport
+from penstock.parts import request_names
+from penstock.records import PART, Request, Row, ShardReport
 from penstock.report.account import Account
 from penstock.report.report import Report
 from penstock.report.verdict import Shares, verdict
-from penstock.sink.shards import check_writable
-from penstock.sink.table import TableLayout
+from penstock.sink.shards import ShardStore, check_writable
+from penstock.sink.table import requests_of
 from penstock.source import open_source
 from penstock.verifying import shard_problems
 
-__all__ = ["OnProgress", "Run", "check_option_names", "make_config", "run"]
+__all__ = ["OnProgress", "Run", "make_config", "run"]
 
 T = TypeVar("T")
 
@@ -66,6 +66,8 @@ def run(
     out: str | os.PathLike[str],
     *,
     transform: Transform | None = None,
+    transform_image: ImageTransform | None = None,
+    initializer: Initializer | None = None,
     config: RunConfig | None = None,
     on_progress: OnProgress | None = None,
     **options: Any,
@@ -82,37 +84,33 @@ def run(
         source: a file (txt, csv, tsv, json, jsonl, parquet, each but parquet also .gz), a folder of them, any fsspec
             URL, ``-`` for standard input, or any iterable of URLs or of mappings.
         out: the output folder: new, empty, or one that holds this same run.
-        transform: a picklable function ``(bytes, row) -> dict of arrays or bytes`` instead of Penstock's own resize.
+        transform: a picklable function ``(bytes, row) -> dict of arrays or bytes`` in place of decode, resize and encode.
+        transform_image: a picklable function ``(array, row) -> array or dict of arrays or bytes`` of the image after
+            decode and resize: (H, W, 3) uint8 RGB, which it may change. What it returns as ``image`` is encoded as the
+            options say if it is such an image again; any other array is stored as ``.npy``.
+        initializer: a picklable function of no arguments, called once in each worker, before its first row.
         config: all the options at once; or give them one by one:
         on_progress: called a few times a second.
         **options: fields of `RunConfig`.
 
     Raises:
-        ConfigError: an option cannot be used.
+        ConfigError: an option cannot be used, or a function cannot be sent to worker processes.
         SourceError: the list cannot be read.
         OutputRefusedError: the folder holds something else, or another run works in it.
         OutputError: the disk refuses.
-        WorkerError: the workers cannot work at all.
+        WorkerError: the workers cannot work at all, or the initializer raises.
 
     *Cancellation*: KeyboardInterrupt leaves the folder in order and passes on; the same call then goes on.
     """
     stop_if_in_worker()
-    return Run(source, out, config=make_config(config, options), transform=transform).execute(on_progress)
+    steps = Steps(transform, transform_image, initializer)
+    return Run(source, out, config=make_config(config, options), steps=steps).execute(on_progress)
 
 
 def make_config(config: RunConfig | None, options: Mapping[str, Any]) -> RunConfig:
     """`config` with these options over it; an unknown one is a ConfigError that names the nearest."""
     check_option_names(options, [spec.name for spec in dataclasses.fields(RunConfig)])
     return dataclasses.replace(config or RunConfig(), **options)
-
-
-def check_option_names(options: Iterable[str], known: Sequence[str]) -> None:
-    """An option that is not among the known ones is a ConfigError that names the nearest."""
-    for name in options:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else f"; expected one of {', '.join(known)}"
-            raise ConfigError(f"unknown option {name!r}{hint}")
 
 
 def _checked_folder(out: str | os.PathLike[str]) -> Path:
@@ -132,10 +130,10 @@ class Run(Watch):
     >>> report = run.execute()  # doctest: +SKIP
 
     Args:
-        source: as of `run`; so are `out` and `transform`.
+        source: as of `run`; so is `out`.
         out: the output folder.
         config: the options.
-        transform: in place of Penstock's own resize.
+        steps: the user's own functions.
         tick: seconds between two reports of progress.
     """
 
@@ -145,7 +143,7 @@ class Run(Watch):
         out: str | os.PathLike[str],
         *,
         config: RunConfig,
-        transform: Transform | None = None,
+        steps: Steps = NO_STEPS,
         tick: float = TICK,
     ) -> None:
         self.config = config
@@ -157,21 +155,25 @@ class Run(Watch):
             caption_column=config.caption_column,
             keep_columns=config.keep_columns,
             encoding=config.encoding,
+            parts=config.parts,
         )
         if config.dedup and not self.source.rereadable:
             raise ConfigError(f"--dedup reads the list twice, and {self.source.description} can be read only once")
         check_fetchable(config)
         self._setup = choose(config, splittable=self.source.spec is not None)
-        if transform is not None and (self._setup.crew == "processes" or self._setup.lanes > 1):
-            check_picklable(transform)
-        # Refuses column names that the table beside the shards needs for itself.
-        TableLayout(config.caption_column is not None, config.keep_columns, self.source.kept_schema)
-        self._transform = transform
+        if self._setup.crew == "processes" or self._setup.lanes > 1:
+            steps.check_picklable()
+        self._steps = steps
+        self._work = build_work(config, steps, as_array=config.format == "arrays")
+        # Refuses names of columns and parts that the table beside the shards needs for itself.
+        ShardStore(self.out, config, run_id="", kept_schema=self.source.kept_schema, parts=self._known_parts())
         self._ledger = Ledger()
         self._folder = OutputFolder(self.out)
         self._lane: Stoppable | None = None
         self._stop_asked = False
         self._rows_committed = 0
+        self._tracebacks: dict[str, str] = {}
+        """Of the user's own code, by kind of exception, as they stand in the log."""
         self._on_progress: OnProgress | None = None
 
     def stop(self) -> None:
@@ -231,14 +233,22 @@ class Run(Watch):
             setup=self._setup,
             folder=self.out,
             run_id=manifest.run_id,
-            work=build_work(self.config, self._transform),
+            work=self._work,
             kept_schema=self.source.kept_schema,
-            parts=() if self._transform else ("image",) if self.config.format == "arrays" else (self.config.encode,),
+            parts=self._known_parts(),
             tick=self._tick,
         )
         if self.config.verify:
             job.store().sweep(set(ledger.shards))  # of what an earlier run gave up, and was killed before it deleted it
         return job
+
+    def _known_parts(self) -> tuple[str, ...]:
+        """Names of the parts that samples will have; none where only the user's function knows them."""
+        if self.config.parts is not None:
+            return request_names(self.config.parts)
+        if self._steps.decide_parts:
+            return ()
+        return ("image",) if self.config.format == "arrays" else (self.config.encode,)
 
     def _find_duplicates(self) -> npt.NDArray[np.int64]:
         rows = map(self._unless_stopped, self.source.rows())
@@ -261,13 +271,7 @@ class Run(Watch):
                 self._folder.take_back(lost)
 
     def _manifest(self) -> Manifest:
-        transform = self._transform
-        name = (
-            f"{transform.__module__}.{getattr(transform, '__qualname__', type(transform).__name__)}"
-            if transform
-            else None
-        )
-        return Manifest.of(uuid.uuid4().hex, self.source.fingerprint, self.config, name)
+        return Manifest.of(uuid.uuid4().hex, self.source.fingerprint, self.config, self._steps.names())
 
     def _list_is_done(self) -> bool:
         """Whether every row of the list has its outcome; for a list without a fingerprint only reading it can tell."""
@@ -308,13 +312,16 @@ class Run(Watch):
         from penstock.report.failures import read_failures
 
         config = self.config
-        columns = (*(("caption",) if config.caption_column else ()), *config.keep_columns)
+        added = [name for name, asked in (("caption", config.caption_column), ("parts", config.parts)) if asked]
+        columns = (*added, *config.kept_columns)
         failures = read_failures(self.out, shards, columns)
         worth = (row for row in failures if row.worth_retrying)
         for position, failed in enumerate(worth):
             fields = dict(failed.fields)
             caption = fields.pop("caption", None) if config.caption_column else None
-            row = Row(failed.index, (Request("image", failed.url),), caption, fields)
+            plain = (Request(PART, failed.url),)
+            requests = plain if config.parts is None else requests_of(fields.pop("parts"), config.parts)
+            row = Row(failed.index, requests, caption, fields)
             yield Placed(first_shard + position // config.shard_size, row, failed.reason)
 
     def _engine(self) -> Engine:
@@ -336,13 +343,21 @@ class Run(Watch):
             lane.stop()
 
     def progressed(self, progress: Progress, statistics: LaneStatistics) -> None:
-        """Pass it on."""
+        """Pass it on; what the user's code raises for the first time goes into the log."""
+        for kind, trace in progress.tracebacks.items():
+            if kind not in self._tracebacks:
+                self._tracebacks[kind] = trace
+                _logger.warning("the transform raised %s; such rows fail as transform.error\n%s", kind, trace)
         if self._on_progress is not None:
             self._on_progress(progress, statistics)
 
     def _report(self, summary: Summary, before: Account, seconds: float, started: dt.datetime) -> Report:
         blank = self._blank_report()
-        progress, shares, fetch = summary.progress, self._shares(summary.statistics), summary.statistics.fetch
+        progress, shares, fetch = (
+            summary.progress,
+            summary.statistics.shares(self.config.connections),
+            summary.statistics.fetch,
+        )
         settled = progress.settled + progress.recovered
         return dataclasses.replace(
             blank,
@@ -361,6 +376,7 @@ class Run(Watch):
             loop_lag_seconds=round(fetch.loop_lag, 3),
             stages=dataclasses.asdict(shares),
             started=started.isoformat(timespec="seconds"),
+            tracebacks=self._tracebacks,
         )
 
     def _finished_report(self) -> Report:
@@ -388,16 +404,10 @@ class Run(Watch):
             lanes=self._setup.lanes,
             fetch=self._setup.fetch,
             crew=self._setup.crew,
-            ignored=self._ignored(),
+            ignored=self.config.ignored,
             version=penstock.__version__,
         )
         return report.with_account(account)
-
-    def _ignored(self) -> list[str]:
-        """What a run should respect, and this one was told not to."""
-        config = self.config
-        asked = {name: getattr(config, name) == "ignore" for name in ("robots", "opt_outs", "outage")}
-        return [name for name, ignored in (asked | {"certificates": config.insecure}).items() if ignored]
 
     def _verdict(self, shares: Shares, progress: Progress) -> str:
         if not progress.written:
@@ -407,13 +417,4 @@ class Run(Watch):
             workers=self._setup.workers,
             connections=self.config.connections,
             per_host=self.config.per_host,
-        )
-
-    def _shares(self, statistics: LaneStatistics) -> Shares:
-        return Shares(
-            crew_busy=statistics.crew_busy,
-            crew_waiting=statistics.crew_waiting,
-            consumer=statistics.consumer,
-            source=statistics.source,
-            connections=statistics.fetching / self.config.connections,
         )

@@ -14,7 +14,7 @@ from faults.works import bytes_of, row_of
 from penstock.build import build_work, worker_memory
 from penstock.config import RunConfig
 from penstock.crew.processes import ProcessCrew
-from penstock.image.work import TransformWork
+from penstock.image.work import NO_STEPS, TransformWork
 from penstock.records import Failure, Reason, Result, Sample
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is no bound")
@@ -48,7 +48,7 @@ def picture(kind: str, side: int) -> bytes:
 def decoded(data: bytes, memory: int | None, **options: Any) -> Result:
     """What becomes of an image in a worker of its own."""
     config = RunConfig(worker_memory=memory, **options)
-    work = build_work(config, None)
+    work = build_work(config, NO_STEPS, as_array=False)
     with collecting(ProcessCrew(work, 1, 100.0, memory=worker_memory(config, work))) as collector:
         return collector.work_off({0: (row_of(0), bytes_of(data))})[0]
 

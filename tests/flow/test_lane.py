@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from flow.fakes import FakeCrew, FakeFetcher
 from penstock.errors import WorkerError
 from penstock.fetch.budget import ByteBudget
-from penstock.flow import CREW_DEPTH, Lane
+from penstock.flow import CREW_DEPTH_MOST, Lane
 from penstock.records import Kind, Reason, Request, Row
 
 URLS = st.lists(st.sampled_from(["good", "lost", "broken"]), max_size=60)
@@ -53,7 +53,7 @@ def test_bounds_hold(urls: list[str], seed: int) -> None:
     with lane_of(fetcher, crew, lookahead=3) as lane:
         list(lane.settle(rows_of(urls)))
     assert fetcher.shuffler.most_inside <= 3
-    assert crew.shuffler.most_inside <= CREW_DEPTH * crew.width
+    assert crew.shuffler.most_inside <= CREW_DEPTH_MOST * crew.width
 
 
 def test_source_is_read_lazily() -> None:

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 import penstock
+from penstock.crew.interpreter import start_partner
 from penstock.engines.base import Plan
-from penstock.engines.lanes import _Dealer, _Lane, _start_process
+from penstock.engines.lanes import _Dealer, _Lane
 from penstock.engines.work import Progress, Watch
 from penstock.errors import WorkerError
 from penstock.records import Row
@@ -81,7 +82,7 @@ def test_transform_that_cannot_be_loaded(run: RunFunction, urls: list[str], tmp_
 @pytest.fixture
 def lane() -> Iterator[_Lane]:
     """A lane process that is just starting."""
-    process, connection = _start_process()
+    process, connection = start_partner("penstock.engines.lane", "a lane process")
     with process, connection:
         yield _Lane(0, process, connection)
         process.kill()
@@ -99,7 +100,7 @@ def test_system_that_refuses_another_process(monkeypatch: pytest.MonkeyPatch) ->
     """A lane that cannot be started is a WorkerError, and leaves no socket."""
     monkeypatch.setattr(sys, "executable", "/nonexistent/python")
     with pytest.raises(WorkerError, match="cannot be started"):
-        _start_process()
+        start_partner("penstock.engines.lane", "a lane process")
 
 
 def test_rows_of_a_dead_lane_are_counted_once(lane: _Lane) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,3 +37,50 @@ def hang_on_the_third(data: bytes, row: Row) -> dict[str, bytes]:
     if row.index == 2:
         threading.Event().wait()
     return {"bin": data[:4]}
+
+
+Pixels = npt.NDArray[Any]
+
+
+def upside_down(image: Pixels, row: Row) -> Pixels:
+    """A view of the pixels, with strides that go backwards."""
+    return image[::-1]
+
+
+def invert_in_place(image: Pixels, row: Row) -> Pixels:
+    """What it got, changed."""
+    np.subtract(255, image, out=image)
+    return image
+
+
+def scaled_with_label(image: Pixels, row: Row) -> dict[str, Pixels]:
+    """An array that is no image any more, and a kept column."""
+    return {"image": image.astype(np.float32) / 255, "label": np.array(row.fields["label"])}
+
+
+def raise_two_kinds(image: Pixels, row: Row) -> Pixels:
+    """Two of three rows fail, for two reasons, and no two of them with the same message."""
+    if row.index % 3 == 1:
+        raise ValueError(f"row {row.index}")
+    if row.index % 3 == 2:
+        return image.reshape(row.index, -1, -1)
+    return image
+
+
+_here = threading.local()
+
+
+def set_up(folder: Path) -> None:
+    """Leave a mark for this worker, and fail if it has one."""
+    (folder / f"{os.getpid()}-{threading.get_ident()}").touch(exist_ok=False)
+    _here.scale = 2
+
+
+def scaled_as_set_up(image: Pixels, row: Row) -> dict[str, Pixels]:
+    """What only a worker that was set up can do."""
+    return {"image": image // _here.scale, "worker": np.array([os.getpid(), threading.get_ident()])}
+
+
+def fail_to_set_up() -> None:
+    """No model."""
+    raise FileNotFoundError("model.bin")

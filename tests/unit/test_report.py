@@ -83,6 +83,18 @@ def test_report_without_failures_has_no_table() -> None:
     assert "reason" not in shown(render_report(Report(rows=1, written=1, finished=True)))
 
 
+def test_report_shows_the_ends_of_tracebacks() -> None:
+    """Eight lines of each, as they are printed by Python, and nothing that moves the cursor."""
+    frames = "".join(f'  File "/home/me/train.py", line {n}, in step_{n}\n    call_{n}()\n' for n in range(1, 9))
+    trace = f"Traceback (most recent call last):\n{frames}ValueError: \x1b[2Jbad"
+    report = Report(rows=1, failed=1, reasons={"transform.error": 1}, tracebacks={"ValueError at train.py:8": trace})
+    text = shown(render_report(report))
+    assert "raised: ValueError at train.py:8\n" in text
+    assert "    call_5()\n" in text
+    assert "step_5" not in text
+    assert "ValueError: \N{REPLACEMENT CHARACTER}[2Jbad" in text
+
+
 def test_report_of_a_run_that_went_on() -> None:
     """What was done before is told apart from what was done now."""
     text = words(render_report(Report(rows=50, written=50, seconds=1, rows_before=20, rows_settled=30, finished=True)))

@@ -23,7 +23,7 @@ from penstock.comparison.trial import Task, run_trial
 from penstock.config import RunConfig
 from penstock.crew.base import Work
 from penstock.errors import PenstockError
-from penstock.image.work import Transform
+from penstock.image.work import Steps, Transform
 from penstock.records import Fetched, Reason, Row
 from penstock.report.failures import FailedRow
 
@@ -67,7 +67,7 @@ class Bench:
             return None
         folder = self.folder / "probe"
         recorded = call(record, self.rows[:FEW], self.config, folder)
-        work = build_work(self.config, self.transform)
+        work = build_work(self.config, Steps(self.transform), as_array=self.config.format == "arrays")
         # A transform that dies or hangs here will be a strategy's failure in a moment.
         with contextlib.suppress(ChildError):
             return call_within(self.config.decode_timeout + PROBE_SECONDS, _probe, recorded, folder, work)

@@ -35,7 +35,14 @@ from penstock.comparison.judge import judge
 from penstock.comparison.recording import Recorded, record, replay_config, replay_row, replay_server
 from penstock.comparison.results import Comparison, Entry, GilProbe
 from penstock.comparison.workloads import WORKLOADS, rows_for
-from penstock.config import NOT_COMPARED, STRATEGIES, CompareConfig, RunConfig, available_cores
+from penstock.config import (
+    NOT_COMPARED,
+    STRATEGIES,
+    CompareConfig,
+    RunConfig,
+    available_cores,
+    check_option_names,
+)
 from penstock.crew.choose import gil_enabled
 from penstock.crew.script import required_script, stop_if_in_worker
 from penstock.errors import ConfigError, OutputError, SourceError
@@ -43,7 +50,7 @@ from penstock.image.work import Transform, check_picklable
 from penstock.records import Failure, Row
 from penstock.report.failures import FailedRow, ReasonGroup, group_by_reason
 from penstock.report.machine import machine_facts
-from penstock.runner import check_option_names, make_config
+from penstock.runner import make_config
 from penstock.source import open_source
 from penstock.testing.server import ImageServer
 

@@ -18,7 +18,7 @@ from penstock.config import RunConfig
 from penstock.engines.work import Progress
 from penstock.flow import LaneStatistics
 from penstock.folder import read_ledger
-from penstock.image.work import Transform
+from penstock.image.work import Steps, Transform
 from penstock.report.failures import FailedRow, read_failures
 from penstock.report.report import Report
 from penstock.runner import Run
@@ -58,7 +58,7 @@ def run_trial(task: Task) -> Measured:
     _load_libraries()
     watch = _Stopwatch()
     own, children = cpu_seconds()
-    run = Run(task.rows, task.folder, config=task.config, transform=task.transform, tick=TICK)
+    run = Run(task.rows, task.folder, config=task.config, steps=Steps(task.transform), tick=TICK)
     report = run.execute(watch.look)
     wall = watch.elapsed()
     own_now, children_now = cpu_seconds()

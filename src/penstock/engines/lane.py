@@ -6,13 +6,12 @@ import contextlib
 import os
 import pickle
 import queue
-import signal
 import threading
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from typing import NoReturn
 
-from penstock.crew.lifetime import GROUP_SIGNALS, die_with_parent
+from penstock.crew.lifetime import die_with_parent, leave_signals_to_parent
 from penstock.crew.script import run_script
 from penstock.engines.base import Plan
 from penstock.engines.filling import Placed
@@ -27,7 +26,7 @@ __all__ = ["main"]
 
 def main(descriptor: int) -> NoReturn:
     """Serve the parent at the other end of this socket."""
-    _leave_signals_to_parent()
+    leave_signals_to_parent()
     os.set_inheritable(descriptor, False)
     parent = _Parent(Connection(descriptor))
     start = parent.receive()
@@ -40,19 +39,6 @@ def main(descriptor: int) -> NoReturn:
         parent.send(Broken(error))
     parent.flush()
     os._exit(0)
-
-
-def _leave_signals_to_parent() -> None:
-    """Let signals to the whole group pass: the parent hears them, too, and says what to do.
-
-    The parent has blocked them until now. Only SIGINT is ignored: programs that the user's code starts would inherit that,
-    and then could not be ended by the others.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda _number, _frame: None)
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, lambda _number, _frame: None)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, GROUP_SIGNALS)
 
 
 def _job_of(start: Start) -> Job:

@@ -20,15 +20,13 @@ import contextlib
 import dataclasses
 import os
 import pickle
-import signal
 import socket
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 
-from penstock.crew.interpreter import ending, interpreter_command
-from penstock.crew.lifetime import GROUP_SIGNALS
+from penstock.crew.interpreter import ending, start_partner
 from penstock.crew.script import script_of
 from penstock.engines.base import Plan
 from penstock.engines.messages import Broken, Committed, Ended, Lot, Shard, Start, Stop, Tick, Want
@@ -133,7 +131,7 @@ class _Dealer:
         self._wake.close()
 
     def _start(self, number: int) -> None:
-        lane = _Lane(number, *_start_process())
+        lane = _Lane(number, *start_partner("penstock.engines.lane", "a lane process"))
         self._lanes.append(lane)
         pickled = pickle.dumps(dataclasses.replace(self._job, lane=number))
         with contextlib.suppress(OSError):  # it is dead already, which its connection will tell
@@ -226,33 +224,6 @@ class _Dealer:
             peak,
             all(summary.complete for summary in summaries) and not self._stop_asked,
         )
-
-
-def _start_process() -> tuple[subprocess.Popen[bytes], Connection]:
-    """A lane process, and the connection to it.
-
-    Raises:
-        WorkerError: the system refuses another process.
-    """
-    ours, theirs = socket.socketpair()
-    command = interpreter_command("penstock.engines.lane", theirs.fileno())
-    with contextlib.closing(theirs), _blocked(GROUP_SIGNALS):
-        try:
-            process = subprocess.Popen(command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL)  # noqa: S603 - our own interpreter and module
-        except OSError as error:
-            ours.close()
-            raise WorkerError(f"a lane process cannot be started: {error}") from error
-    return process, Connection(ours.detach())
-
-
-@contextlib.contextmanager
-def _blocked(signals: Iterable[signal.Signals]) -> Iterator[None]:
-    """Hold signals back in this thread and, until they unblock them, in the processes that it starts."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _lots(plan: Plan) -> Iterator[Lot]:

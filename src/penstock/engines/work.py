@@ -6,6 +6,7 @@ An engine decides where this is called and with which rows; there is one impleme
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,9 @@ __all__ = ["TICK", "Job", "Progress", "Stoppable", "Summary", "Watch", "do_work"
 
 TICK = 0.2
 """Seconds between two reports of progress."""
+
+MAX_TRACEBACKS = 20
+"""Tracebacks of the user's own code that a run keeps. Arbitrary: nobody reads more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,7 @@ class Job:
 
 @dataclass(slots=True)
 class Progress:
-    """Rows settled so far, by outcome; counters only, cheap to copy and to add."""
+    """Rows settled so far, by outcome: small, cheap to copy and to add."""
 
     written: int = 0
     failed: int = 0
@@ -66,6 +70,8 @@ class Progress:
     resident_bytes: int = 0
     """Memory of the lane's processes now."""
     reasons: Counter[str] = field(default_factory=Counter)
+    tracebacks: dict[str, str] = field(default_factory=dict)
+    """Of the user's own code, one for each kind of exception, and at most `MAX_TRACEBACKS`."""
 
     @property
     def settled(self) -> int:
@@ -82,12 +88,15 @@ class Progress:
             self.recovered + other.recovered,
             self.resident_bytes + other.resident_bytes,
             self.reasons + other.reasons,
+            dict(itertools.islice((self.tracebacks | other.tracebacks).items(), MAX_TRACEBACKS)),
         )
 
     def add(self, settled: Settled) -> None:
         """Count one row."""
         outcome = settled.outcome
         self.bytes_downloaded += outcome.size
+        if outcome.trace is not None and len(self.tracebacks) < MAX_TRACEBACKS:
+            self.tracebacks.setdefault(outcome.trace.kind, outcome.trace.text)
         if outcome.kind is Kind.WRITTEN:
             self.written += 1
             return

@@ -81,6 +81,8 @@ class Report:
     """Shares of time, 0 to 1: ``crew_busy``, ``consumer``, ``source``; and ``connections`` in use."""
     started: str = ""
     """When this run began: ISO 8601, UTC."""
+    tracebacks: Mapping[str, str] = field(default_factory=dict)
+    """What your own functions raised in this run: a traceback for each kind of exception, by its type and place; at most 20."""
     version: str = ""
     """Of Penstock."""
 

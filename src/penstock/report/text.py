@@ -22,6 +22,10 @@ MAX_SHOWN = 300
 """Characters of a URL that are shown. Arbitrary: four lines of a terminal, longer than nearly all of them."""
 
 
+MAX_TRACE_LINES = 8
+"""Lines of a traceback that are shown: the last ones. Arbitrary: three frames and the message."""
+
+
 def render_report(report: Report) -> RenderableType:
     """The account, the speed, the bottleneck, and where the output lies."""
     facts = Table.grid(padding=(0, 2))
@@ -29,9 +33,10 @@ def render_report(report: Report) -> RenderableType:
     facts.add_column(overflow="fold")
     for name, value in _facts(report):
         facts.add_row(name, value)
-    if not report.reasons:
-        return facts
-    return Group(facts, "", _reasons(report.reasons.items()))
+    tables: list[RenderableType] = [facts]
+    if report.reasons:
+        tables += ["", _reasons(report.reasons.items())]
+    return Group(*tables, *(part for kind, trace in report.tracebacks.items() for part in _traceback(kind, trace)))
 
 
 def _facts(report: Report) -> list[tuple[str, RenderableType]]:
@@ -89,6 +94,12 @@ def _reasons(reasons: Iterable[tuple[str, int]]) -> Table:
     for reason, count in reasons:
         table.add_row(reason, f"{count:,}", Reason.named(reason).meaning)
     return table
+
+
+def _traceback(kind: str, trace: str) -> list[RenderableType]:
+    """What the user's own code raised, and the end of its traceback: report.json has all of it."""
+    lines = [printable(line) for line in trace.splitlines()[-MAX_TRACE_LINES:]]
+    return [Text(f"raised: {printable(kind)}", "bold"), Text("\n".join(lines), "dim"), ""]
 
 
 def render_failures(groups: Sequence[ReasonGroup]) -> RenderableType:

@@ -26,15 +26,27 @@ class Shares:
     """Of the connections, in use or waiting for their host's turn, on average; may pass 1."""
 
 
-def verdict(shares: Shares, *, workers: int, connections: int, per_host: int) -> str:
-    """The stage that was the bottleneck, the figure that shows it, and what would help."""
+OUTPUT = "output: {share:.0%} of the time went into writing; a faster disk would help"
+"""What to say where the consumer is the sink of a run."""
+
+
+def verdict(shares: Shares, *, workers: int, connections: int, per_host: int, consumer: str = OUTPUT) -> str:
+    """The stage that was the bottleneck, the figure that shows it, and what would help.
+
+    Args:
+        shares: where the time went.
+        workers: decoders.
+        connections: of the options.
+        per_host: of the options.
+        consumer: what to say where the consumer was it, with a field for its `share`.
+    """
     if shares.crew_busy >= BUSY or shares.crew_waiting >= 0.5:
         return (
             f"CPU: the {workers} decoders were busy {shares.crew_busy:.0%} of the time, and downloads waited for them "
             f"{shares.crew_waiting:.0%} of it; more cores would help, more connections would not"
         )
     if shares.consumer >= 0.5:
-        return f"output: {shares.consumer:.0%} of the time went into writing; a faster disk would help"
+        return consumer.format(share=shares.consumer)
     if shares.source >= 0.5:
         return f"source: {shares.source:.0%} of the time went into reading the list"
     if shares.connections > 1:
