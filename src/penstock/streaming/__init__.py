@@ -1,0 +1,1 @@
+"""Batches straight into a training loop; `penstock.stream` is the face."""

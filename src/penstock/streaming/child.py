@@ -1,0 +1,139 @@
+"""What runs inside a pump's own process: rows in, batches out, until the parent is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import threading
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any, NoReturn
+
+from penstock.crew.arena import Arena
+from penstock.crew.lifetime import leave_signals_to_parent
+from penstock.crew.script import Script, run_script
+from penstock.errors import PenstockError, WorkerError
+from penstock.streaming.feeding import Closed, Feed, feed
+from penstock.streaming.messages import Broken, Message
+from penstock.streaming.pump import Job, Pump
+
+__all__ = ["Start", "main"]
+
+LOOK_INTERVAL = 1.0
+"""Seconds between two looks whether the parent lives. The end of its connection need not tell: a process that it has forked
+may hold the other end as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Parent: what to do. The job is pickled apart, since loading it may need the user's script."""
+
+    job: bytes
+    script: Script | None
+    feed: Feed
+    spec: Any
+    """How the list is opened here; None if its rows come by the other connection."""
+    parent: int
+    """Process id of the parent."""
+
+
+def main(connection: int, rows: int, arena: int) -> NoReturn:
+    """Serve the parent at the other end of these sockets.
+
+    Args:
+        connection: for messages.
+        rows: for the rows of a list that the parent reads.
+        arena: where batches lie.
+    """
+    leave_signals_to_parent()
+    for descriptor in (connection, rows, arena):
+        os.set_inheritable(descriptor, False)
+    parent = _Parent(Connection(connection))
+    start = parent.start()
+    try:
+        pump = _pump(start, Arena(arena), parent)
+    except PenstockError as error:
+        parent.send(Broken(error))
+        os._exit(1)
+    threading.Thread(target=parent.listen, args=(pump, start.parent), daemon=True, name="penstock-parent").start()
+    threading.Thread(target=_feed, args=(start, pump, Connection(rows)), daemon=True, name="penstock-feeder").start()
+    pump.run()
+    parent.wait_for_end()
+    os._exit(0)
+
+
+def _pump(start: Start, arena: Arena, parent: _Parent) -> Pump:
+    try:
+        if start.script is not None:
+            run_script(start.script)
+        job: Job = pickle.loads(start.job)  # noqa: S301 - from our own parent
+    except BaseException as error:  # a script may well call sys.exit()
+        raise WorkerError(
+            f"the stream's process cannot load the transform: {type(error).__name__}: {error}; "
+            "put it into a module of its own"
+        ) from error
+    return Pump(job, arena, parent)
+
+
+def _feed(start: Start, pump: Pump, rows: Connection) -> None:
+    """Bring the rows to the pump, from the list itself or from the parent."""
+    if start.spec is None:
+        _relay(rows, pump)
+        return
+    try:
+        source = start.spec.open()
+    except PenstockError as error:
+        with contextlib.suppress(Closed):
+            pump.inlet.put(error)
+        return
+    feed(source, start.feed, pump.inlet.put, lambda: pump.finished)
+
+
+def _relay(rows: Connection, pump: Pump) -> None:
+    told = pump.finished
+    with contextlib.suppress(EOFError, OSError, Closed):
+        while True:
+            for item in rows.recv():
+                pump.inlet.put(item)
+            if pump.finished != told:
+                told = pump.finished
+                rows.send(told)
+
+
+class _Parent:
+    """The other end of the connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._gone = threading.Event()
+
+    def start(self) -> Start:
+        try:
+            start = self._connection.recv()
+        except (EOFError, OSError):
+            os._exit(1)
+        assert isinstance(start, Start)
+        return start
+
+    def send(self, message: Message) -> None:
+        try:
+            self._connection.send(message)
+        except OSError:
+            os._exit(1)
+
+    def listen(self, pump: Pump, parent: int) -> None:
+        """Hear what the training loop has taken; end with it."""
+        try:
+            while True:
+                if self._connection.poll(LOOK_INTERVAL):
+                    pump.taken(self._connection.recv())
+                elif os.getppid() != parent:
+                    break
+        except (EOFError, OSError):
+            pass
+        os._exit(0)
+
+    def wait_for_end(self) -> None:
+        """Until the parent has read all, and goes: `listen` ends this process then."""
+        self._gone.wait()
