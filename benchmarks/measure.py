@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ SAMPLING = 0.5
 """Seconds between two looks at the process tree: each costs some milliseconds of the cores that are measured."""
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
+TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +72,29 @@ class _Sampler:
         return self._peak
 
 
+def tree_cpu(root: int) -> float:
+    """User and system seconds of a process, of its living descendants, and of those that any of them has waited for."""
+    return sum(sum(map(int, fields[11:15])) for _, fields in _tree(root)) / TICKS
+
+
 def _tree_bytes(root: int) -> int:
+    return sum(int(fields[21]) for _, fields in _tree(root)) * PAGE
+
+
+def _tree(root: int) -> Iterator[tuple[int, list[str]]]:
+    """A process and its descendants: their ids, and of ``/proc/PID/stat`` the fields after the name."""
     children: dict[int, list[int]] = {}
-    sizes: dict[int, int] = {}
+    stats: dict[int, list[str]] = {}
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            sizes[int(entry.name)] = int((entry / "statm").read_text().split()[1]) * PAGE
-        except (OSError, IndexError):
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+        except OSError:  # it has ended
             continue
-        children.setdefault(parent, []).append(int(entry.name))
-    total, todo = 0, [root]
+        stats[int(entry.name)] = fields
+        children.setdefault(int(fields[1]), []).append(int(entry.name))
+    todo = [root]
     while todo:
         pid = todo.pop()
-        total += sizes.get(pid, 0)
+        if pid in stats:
+            yield pid, stats[pid]
         todo += children.get(pid, [])
-    return total

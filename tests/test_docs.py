@@ -11,6 +11,7 @@ import pkgutil
 import re
 import runpy
 import shlex
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,12 @@ import pytest
 import penstock
 from penstock.build import build_work, worker_memory
 from penstock.cli import app, given
-from penstock.config import CompareConfig, RunConfig, flag_of
+from penstock.config import CompareConfig, RunConfig, StreamConfig, flag_of
 from penstock.fetch.policy import dispatch, manners, optout, robots
 from penstock.fetch.policy.answers import HEADERS, PROJECT_URL
 from penstock.fetch.policy.deadlines import Limits
+from penstock.image.work import NO_STEPS
+from penstock.parts import parse_parts
 from penstock.records import Reason, Retry
 from penstock.runner import make_config
 from penstock.sink.table import TableLayout
@@ -72,6 +75,12 @@ def test_generated_reference_is_current() -> None:
 def test_every_option_is_told_of(name: str) -> None:
     """Each option stands somewhere besides the generated table."""
     assert re.search(rf"{flag_of(name)}\b(?!-)", read(*BY_HAND))
+
+
+@pytest.mark.parametrize("name", inspect.get_annotations(StreamConfig))
+def test_every_option_of_a_stream_is_told_of(name: str) -> None:
+    """Each option that streams alone have stands somewhere besides the generated table."""
+    assert re.search(rf"\b{name}(=|`)", read(*BY_HAND))
 
 
 def test_every_reason_and_phase_is_told_of() -> None:
@@ -123,7 +132,7 @@ def test_numbers_of_the_manners_are_those_of_the_code() -> None:
 def test_default_bound_of_a_worker_is_told() -> None:
     """The memory that an image may take by default stands where it is promised."""
     config = RunConfig()
-    bound = worker_memory(config, build_work(config, None))
+    bound = worker_memory(config, build_work(config, NO_STEPS, as_array=False))
     assert bound is not None
     for page in (ROOT / "SECURITY.md", DOCS / "guides/run.md"):
         assert f"{bound / 1e9:.1f} GB" in read(page)
@@ -155,7 +164,7 @@ def test_suites_to_run_by_hand_are_there() -> None:
 def test_every_column_is_told_of() -> None:
     """Each column of the shards' table is in the reference of files."""
     files = read(DOCS / "reference/files.md")
-    assert [name for name in TableLayout(caption=True).columns if f"`{name}`" not in files] == []
+    assert [name for name in TableLayout(caption=True, parts=True).columns if f"`{name}`" not in files] == []
 
 
 @pytest.mark.parametrize("name", penstock.__all__)
@@ -226,8 +235,19 @@ def test_commands_parse(script: str) -> None:
     for arguments in commands(script):
         function, bound, _ = app.parse_args(arguments, exit_on_error=False, print_error=False)
         if function.__name__ == "run":
-            names = {spec.name for spec in dataclasses.fields(RunConfig)} & bound.arguments.keys()
+            # A file of parts is not here; the pages that tell of one have it as a block of its own, see below.
+            names = {spec.name for spec in dataclasses.fields(RunConfig)} & bound.arguments.keys() - {"parts"}
             make_config(None, given({name: bound.arguments[name] for name in names}))
+
+
+@pytest.mark.parametrize("text", blocks("toml"))
+def test_files_of_parts_are_read(text: str) -> None:
+    """Each block of TOML that holds tables names parts as ``--parts`` takes them; the others hold options."""
+    values = tomllib.loads(text)
+    if any(isinstance(value, dict) for value in values.values()):
+        assert parse_parts(values.get("parts", values))
+    else:
+        make_config(None, {name.replace("-", "_"): value for name, value in values.items()})
 
 
 def test_flags_in_the_text_exist() -> None:
@@ -265,7 +285,11 @@ def test_python_blocks_fit_the_program(code: str) -> None:
 def accepted(function: Any) -> set[str]:
     """Names of the arguments that a public function takes."""
     names = set(inspect.signature(function).parameters)
-    configs: dict[Any, tuple[Any, ...]] = {penstock.run: (RunConfig,), penstock.compare: (RunConfig, CompareConfig)}
+    configs: dict[Any, tuple[Any, ...]] = {
+        penstock.run: (RunConfig,),
+        penstock.stream: (StreamConfig,),
+        penstock.compare: (RunConfig, CompareConfig),
+    }
     return names.union(*(inspect.signature(config).parameters for config in configs.get(function, ())))
 
 

@@ -30,7 +30,17 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from cyclopts import Parameter
 
 from penstock import cli, errors
-from penstock.config import CompareConfig, FetchConfig, FlowConfig, ImageConfig, OutputConfig, RunConfig, flag_of
+from penstock.config import (
+    CompareConfig,
+    FetchConfig,
+    FlowConfig,
+    ImageConfig,
+    OutputConfig,
+    RunConfig,
+    SourceConfig,
+    StreamConfig,
+    flag_of,
+)
 from penstock.ledger import IDENTITY
 from penstock.records import Reason, Retry, ShardReport
 from penstock.report.report import Report
@@ -39,8 +49,15 @@ HERE = Path(__file__).parent
 
 BLOCK = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(\n<!-- end of \2 -->)", re.DOTALL)
 
-PARTS = {"image": ImageConfig, "fetch": FetchConfig, "flow": FlowConfig, "output": OutputConfig}
-"""The smaller configs; the options that are in none of them make the block ``options-run``."""
+PARTS = {
+    "source": SourceConfig,
+    "image": ImageConfig,
+    "fetch": FetchConfig,
+    "flow": FlowConfig,
+    "output": OutputConfig,
+    "run": RunConfig,
+}
+"""Configs by block: each has a table of the fields that it adds to the configs it is made of."""
 
 AGAIN = {
     Retry.NEVER: "no",
@@ -69,21 +86,29 @@ def table(head: Sequence[str], rows: list[list[str]]) -> str:
 # ---- options
 
 
-def options(names: Sequence[str], config: type[Any] = RunConfig) -> str:
-    """The fields of a config class with these names."""
-    hints = typing.get_type_hints(config)
+def options(config: type[Any], of: type[Any] = RunConfig) -> str:
+    """The fields that a config class adds, as options of `of`, with their flags."""
     rows = [
-        [
-            f"`{flag_of(spec.name)}`" + (" •" if config is RunConfig and spec.name in IDENTITY else ""),
-            f"`{spec.name}`",
-            values_of(spec, hints[spec.name]),
-            default_shown(spec.metadata["shown"] or spec.default),
-            spec.metadata["help"],
-        ]
-        for spec in dataclasses.fields(config)
-        if spec.name in names
+        [f"`{flag_of(name)}`" + (" •" if of is RunConfig and name in IDENTITY else ""), *cells]
+        for name, cells in described(config, of)
     ]
     return table(["flag", "in Python", "values", "default", "meaning"], rows)
+
+
+def stream_options() -> str:
+    """The fields that `StreamConfig` adds: they have no flags."""
+    rows = [cells for _, cells in described(StreamConfig, StreamConfig)]
+    return table(["in Python", "values", "default", "meaning"], rows)
+
+
+def described(config: type[Any], of: type[Any]) -> Iterator[tuple[str, list[str]]]:
+    """Each field that `config` adds: its name; and as `of` has it, name, values, default and meaning for a table."""
+    hints = typing.get_type_hints(of)
+    own = inspect.get_annotations(config)
+    for spec in dataclasses.fields(of):
+        if spec.name in own:
+            default = default_shown(spec.metadata["shown"] or spec.default)
+            yield spec.name, [f"`{spec.name}`", values_of(spec, hints[spec.name]), default, spec.metadata["help"]]
 
 
 def values_of(spec: dataclasses.Field[Any], hint: Any) -> str:
@@ -105,12 +130,6 @@ def default_shown(value: object) -> str:
     if value is None or value == ():
         return "none"
     return "off" if value is False else f"`{value}`"
-
-
-def names_outside_parts() -> list[str]:
-    """Options of the run as a whole."""
-    inside = {spec.name for part in PARTS.values() for spec in dataclasses.fields(part)}
-    return [spec.name for spec in dataclasses.fields(RunConfig) if spec.name not in inside]
 
 
 def commands() -> str:
@@ -151,7 +170,10 @@ def error_table() -> str:
     """Every exception that leaves Penstock."""
     kinds = [getattr(errors, name) for name in errors.__all__ if name != "ItemError"]
     kinds.sort(key=lambda kind: (kind is not errors.PenstockError, kind.exit_code, kind.__name__))
-    rows = [[f"`{kind.__name__}`", bases(kind), str(kind.exit_code), inspect.getdoc(kind) or ""] for kind in kinds]
+    rows = [
+        [f"`{kind.__name__}`", bases(kind), str(kind.exit_code), (inspect.getdoc(kind) or "").replace("``", "`")]
+        for kind in kinds
+    ]
     return table(["exception", "is also a", "exit code", "meaning"], rows)
 
 
@@ -185,12 +207,9 @@ def text_of(statement: ast.stmt | None) -> str:
 # ---- pages
 
 BLOCKS: dict[str, Callable[[], str]] = {
-    **{
-        f"options-{name}": partial(options, [spec.name for spec in dataclasses.fields(part)])
-        for name, part in PARTS.items()
-    },
-    "options-run": lambda: options(names_outside_parts()),
-    "options-compare": lambda: options([spec.name for spec in dataclasses.fields(CompareConfig)], CompareConfig),
+    **{f"options-{name}": partial(options, config) for name, config in PARTS.items()},
+    "options-stream": stream_options,
+    "options-compare": lambda: options(CompareConfig, CompareConfig),
     "commands": commands,
     "reasons": reasons,
     "errors": error_table,
