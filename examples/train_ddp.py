@@ -43,7 +43,7 @@ def train(source: Any, classes: int, **options: Any) -> None:
     torch.manual_seed(0)
     model = nn.parallel.DistributedDataParallel(network(classes))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    dataset = UrlDataset(source, size=64, batch_size=16, keep_columns=("label",), shuffle=1000, workers=1, **options)
+    dataset = UrlDataset(source, size=64, batch_size=16, keep_columns=("label",), shuffle=1000, **options)
     for epoch in range(2):
         losses = []
         for batch in DataLoader(dataset, batch_size=None):

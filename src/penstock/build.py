@@ -19,6 +19,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -29,6 +30,7 @@ from penstock.crew.choose import gil_enabled, make_crew, processes_possible
 from penstock.errors import ConfigError
 from penstock.fetch.base import Fetcher
 from penstock.fetch.budget import ByteBudget
+from penstock.fetch.deferred import DeferredFetcher
 from penstock.fetch.descriptors import raise_limit
 from penstock.fetch.none import NoFetcher
 from penstock.fetch.policy.robots import LONGEST_DELAY
@@ -216,9 +218,13 @@ def _fetch_share(config: FetchConfig, lanes: int) -> FetchConfig:
 def _make_fetcher(kind: Literal["asyncio", "threads"], config: FetchConfig) -> Fetcher:
     raise_limit()
     if kind == "asyncio":
-        from penstock.fetch.client import AsyncFetcher
-
-        return AsyncFetcher(config)
+        return DeferredFetcher(config.connections, partial(_make_async_fetcher, config))
     from penstock.fetch.pool import ThreadFetcher
 
     return ThreadFetcher(config)
+
+
+def _make_async_fetcher(config: FetchConfig) -> Fetcher:
+    from penstock.fetch.client import AsyncFetcher
+
+    return AsyncFetcher(config)

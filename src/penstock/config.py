@@ -226,7 +226,13 @@ class _Config:
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))
         for spec in dataclasses.fields(self):
-            object.__setattr__(self, spec.name, _checked(spec, hints[spec.name], getattr(self, spec.name)))
+            shown = self.spelled(spec.name)
+            object.__setattr__(self, spec.name, _checked(spec, hints[spec.name], getattr(self, spec.name), shown))
+
+    @staticmethod
+    def spelled(name: str) -> str:
+        """A field as messages call it: by its flag, unless the class has no command."""
+        return flag_of(name)
 
     def part(self, kind: type[C]) -> C:
         """The smaller config of class `kind` that this one contains."""
@@ -243,9 +249,9 @@ def _jsonable(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _checked(spec: dataclasses.Field[Any], hint: Any, value: Any) -> Any:
+def _checked(spec: dataclasses.Field[Any], hint: Any, value: Any, name: str) -> Any:
     """`value` as the type of its field, or a ConfigError that names the field, the value and what is allowed."""
-    shown = flag_of(spec.name) if isinstance(value, Mapping) else f"{flag_of(spec.name)} {value!r}"
+    shown = name if isinstance(value, Mapping) else f"{name} {value!r}"
     kinds = get_args(hint) if get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
     if value is None and type(None) in kinds:
         return None
@@ -482,6 +488,11 @@ class StreamConfig(SourceConfig, FlowConfig, FetchConfig, ImageConfig):
         0.0, "stop if, after the first 100 rows, a smaller share of them gives an image", at_least=0, at_most=1
     )
     prefetch: int = option(2, "finished batches that may wait for the training loop", at_least=1, at_most=1024)
+
+    @staticmethod
+    def spelled(name: str) -> str:
+        """There is no command that streams: fields go by their names."""
+        return name
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -173,11 +173,11 @@ class Lane:
         self._clock = _Clock()
 
     def __enter__(self) -> Self:
-        self._fetcher.start(self._on_fetched, self._budget, self._events.put)
+        self._crew.start(self._on_done, self._events.put)  # first: its processes get ready while the fetcher does
         try:
-            self._crew.start(self._on_done, self._events.put)
+            self._fetcher.start(self._on_fetched, self._budget, self._events.put)
         except BaseException:
-            self._fetcher.close()
+            self._crew.close()
             raise
         return self
 

@@ -47,7 +47,6 @@ from penstock.report.report import Report
 from penstock.streaming.batch import Batch
 from penstock.streaming.board import Board, merged
 from penstock.streaming.planning import Plan, make_plan
-from penstock.streaming.state import State
 from penstock.streaming.stream import Stream
 
 try:
@@ -165,7 +164,7 @@ class TorchBatch:
     def __reduce__(self) -> tuple[Callable[..., TorchBatch], tuple[Any, ...]]:
         """From a worker of a DataLoader, tensors travel in shared memory; without room there, as bytes through the pipe.
 
-        PyTorch does not ask whether there is room, and the worker then dies of SIGBUS.
+        PyTorch does not ask whether there is room: the batch is lost and the loop waits for ever, or the worker dies of SIGBUS.
         """
         worker = get_worker_info()
         if worker is None or _has_room(worker.num_workers * _bytes_in(list(self.parts.values()))):
@@ -253,22 +252,19 @@ class UrlDataset(IterableDataset[TorchBatch]):
         self._options = options
         self._board = Board()
         self._passes = 0
-        self._pass: _Pass | None = None
-        """That goes on, or is the next one."""
-        self._shown: _Pass | None = None
-        """That began last."""
-        self._loaded_by: int | None = None
-        """Process whose `load_state_dict` has set where the next pass begins."""
+        self._loaded: _Pass | None = None
+        """What a state has made the next pass."""
+        self._running: _Pass | None = None
+        """That began last, in this process."""
         self._planned: tuple[tuple[int, ...], Plan] | None = None
         self.config = self._plan().config
 
     def __iter__(self) -> Iterator[TorchBatch]:
         """One epoch: this rank's and this worker's part of it."""
-        current = self._current()
-        if current.taken:
-            current = self._pass = self._begin()
-        current.taken = get_worker_info() is not None  # elsewhere a pass that nothing was asked of has not been one
-        return self._batches(current)
+        if get_worker_info() is None:
+            return self._batches(None)
+        self._running = self._next_pass()  # now, since the state of a worker may be asked for before its first batch
+        return self._batches(self._running)
 
     @property
     def report(self) -> Report | None:
@@ -278,32 +274,26 @@ class UrlDataset(IterableDataset[TorchBatch]):
         """
         if reports := self._board.reports():
             return merged(reports)
-        return None if self._shown is None else self._shown.stream.report
+        return None if self._running is None else self._running.stream.report
 
     def set_epoch(self, epoch: int) -> None:
         """The next pass is this epoch (counted from 0), as with a DistributedSampler; call it between two passes.
 
         If a state was loaded that lies in this epoch, the next pass is still the rest of it.
         """
-        current = self._pass
-        if current is not None and not current.taken and current.epoch == epoch:
-            self._board.set_next(epoch + 1)
-            return
         self._board.set_next(epoch)
-        if current is not None and not current.taken:
-            self._pass = None
-            self._loaded_by = None
+        if self._loaded is not None and self._loaded.epoch != epoch:
+            self._loaded = None
 
     def state_dict(self) -> dict[str, Any]:
         """How far the pass has come, as JSON types; may be asked at any moment. StatefulDataLoader calls it in each worker.
 
         After a pass it is the start of the next one.
         """
-        current = self._current()
-        if (
-            current.exhausted and get_worker_info() is None
-        ):  # in a worker, the others may not have come to their end yet
-            current = self._pass = self._begin()
+        current = self._loaded or self._running
+        alone = get_worker_info() is None  # else the other workers may not be at the end of their parts
+        if current is None or (current.exhausted and alone):
+            current = self._fresh_pass(self._board.next)
         return {**current.stream.state_dict(), "pass": current.epoch}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -314,24 +304,22 @@ class UrlDataset(IterableDataset[TorchBatch]):
         Raises:
             StateRefusedError: the state is of another list, other options or another number of workers or ranks.
         """
-        epoch = _epoch_of(state)
-        self._pass = self._made(epoch, state)
-        self._tell(epoch)
-        self._loaded_by = os.getpid()
+        loaded = self._fresh_pass(_epoch_of(state))
+        loaded.stream.load_state_dict(state)
+        loaded.over = state["epoch"] > loaded.epoch
+        self._loaded = loaded
 
     def __getstate__(self) -> dict[str, Any]:
-        copied = {**self.__dict__, "_pass": None, "_shown": None, "_planned": None}
+        if self._loaded is not None:
+            raise _misplaced_state()
+        copied = {**self.__dict__, "_running": None, "_planned": None}
         if get_spawning_popen() is not None:
             self._steps.check_picklable(', or give the DataLoader multiprocessing_context="fork"')
             copied["_ranks_at_spawn"] = self._rank_and_world()
         return copied
 
-    def _batches(self, current: _Pass) -> Iterator[TorchBatch]:
-        if current.started:
-            current = self._pass = self._begin()
-        current.started = current.taken = True
-        self._shown = current
-        self._loaded_by = None
+    def _batches(self, begun: _Pass | None) -> Iterator[TorchBatch]:
+        current = self._running = begun or self._next_pass()
         if not current.over:
             with current.stream as batches:
                 for batch in map(TorchBatch.of, batches):
@@ -346,31 +334,21 @@ class UrlDataset(IterableDataset[TorchBatch]):
         if worker is not None:
             self._board.post(worker.id, current.epoch, current.stream.report)
 
-    def _current(self) -> _Pass:
-        """The pass that goes on or is to come."""
-        if self._pass is None or self._pass.process != os.getpid():
-            self._pass = self._begin()
-        return self._pass
-
-    def _begin(self) -> _Pass:
-        """The next pass."""
-        if self._loaded_by not in (None, os.getpid()):
-            raise StateRefusedError(
-                "a state was loaded in the training process, and workers of a DataLoader make the passes: "
-                "load it into a StatefulDataLoader (torchdata), or give num_workers=0"
-            )
-        epoch = self._tell()
-        return self._made(epoch, State(self._plan().identity, epoch).as_dict())
-
-    def _tell(self, epoch: int | None = None) -> int:
-        """Let the other workers know that a pass begins, of this epoch if that is given; its epoch."""
+    def _next_pass(self) -> _Pass:
+        """The one that a state was loaded for, or a new one; the other workers get to know its epoch."""
+        loaded = self._loaded
+        if loaded is not None and loaded.process != os.getpid():
+            raise _misplaced_state()
+        self._loaded = None
         self._passes += 1
-        return self._board.begin(_crowd(), self._passes, epoch)
+        worker = get_worker_info()
+        # What the workers of one iterator over a DataLoader share is their seed without their own number.
+        crowd = {} if worker is None else {"crowd": worker.seed - worker.id, "worker": worker.id}
+        epoch = self._board.begin(self._passes, **crowd, epoch=None if loaded is None else loaded.epoch)
+        return loaded or self._fresh_pass(epoch)
 
-    def _made(self, epoch: int, state: Mapping[str, Any]) -> _Pass:
-        stream = Stream(self._plan().for_epoch(epoch))
-        stream.load_state_dict(state)
-        return _Pass(stream, epoch, os.getpid())
+    def _fresh_pass(self, epoch: int) -> _Pass:
+        return _Pass(Stream(self._plan().until_epoch(epoch), epoch), epoch, os.getpid())
 
     def _plan(self) -> Plan:
         """What this process is to do."""
@@ -428,21 +406,17 @@ class _Pass:
     stream: Stream
     epoch: int
     process: int
-    taken: bool = False
-    """The next `iter` means another pass."""
-    started: bool = False
+    """That made it."""
+    over: bool = False
+    """Nothing was left of its epoch when it began."""
     exhausted: bool = False
 
-    @property
-    def over(self) -> bool:
-        """Nothing is left of its epoch."""
-        return bool(self.stream.state_dict()["epoch"] > self.epoch)
 
-
-def _crowd() -> int | None:
-    """A number that the workers of one iterator over a DataLoader share: their seed without their own number."""
-    worker = get_worker_info()
-    return None if worker is None else worker.seed - worker.id
+def _misplaced_state() -> StateRefusedError:
+    return StateRefusedError(
+        "a state was loaded in the training process, and workers of a DataLoader make the passes: "
+        "load it into a StatefulDataLoader (torchdata), or give num_workers=0"
+    )
 
 
 def _given_ranks(rank: int | None, world_size: int | None) -> tuple[int, int] | None:

@@ -88,18 +88,18 @@ def test_broken_crew_ends_the_lane() -> None:
         list(lane.settle(rows_of(["good", "dead", "good"])))
 
 
-def test_failed_start_of_the_crew_closes_the_fetcher() -> None:
+def test_failed_start_of_the_fetcher_closes_the_crew() -> None:
     """If the second half cannot start, the first is not left running."""
 
-    class NoCrew(FakeCrew):
+    class NoFetcher(FakeFetcher):
         def start(self, *_: object) -> None:
-            raise WorkerError("no memory")
+            raise WorkerError("no loop")
 
-    fetcher = FakeFetcher()
-    lane = Lane(fetcher, NoCrew(), lookahead=4, budget=ByteBudget(10), result_bytes=10)
+    crew = FakeCrew()
+    lane = Lane(NoFetcher(), crew, lookahead=4, budget=ByteBudget(10), result_bytes=10)
     with pytest.raises(WorkerError):
         lane.__enter__()
-    assert fetcher.closed
+    assert crew.closed
 
 
 def test_statistics_are_shares() -> None:

@@ -12,14 +12,14 @@ import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("require_torch")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.usefixtures("require_torch")]
 
 
 def output_of(name: str, *arguments: str, launcher: tuple[str, ...] = ()) -> str:
     """What an example prints; fails with what it wrote to standard error if it does not end well."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # two torches on two cores are quicker with a thread each
     command = [sys.executable, *launcher, str(EXAMPLES / name), *arguments]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=100)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=280)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -17,7 +17,6 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -26,7 +25,7 @@ import penstock
 from penstock.cli import main
 from penstock.parts import Part
 from penstock.testing.server import ImageServer
-from run.transforms import length_head_and_name
+from run.transforms import invert_in_place, length_head_and_name
 
 RunFunction = Callable[..., penstock.Report]
 
@@ -223,17 +222,13 @@ def test_a_required_column_without_a_value(
     assert image_server.statistics().requests == before
 
 
-def negative(pixels: npt.NDArray[Any], _: Any) -> npt.NDArray[Any]:
-    return 255 - pixels
-
-
 def test_transforms(run: RunFunction, listing: Path, tmp_path: Path) -> None:
     """A function of the pixels is called for each image; one of the bytes does not know which part it would get."""
     with pytest.raises(penstock.ConfigError, match="with parts, give transform_image"):
         run(listing, parts=PARTS, transform=length_head_and_name)
     assert not (tmp_path / "out").exists()
     run(listing, "plain", parts=PARTS)
-    run(listing, "negative", parts=PARTS, transform_image=negative)
+    run(listing, "negative", parts=PARTS, transform_image=invert_in_place)
     plain, turned = members(tmp_path / "plain"), members(tmp_path / "negative")
     assert plain.keys() == turned.keys()
     assert plain["000000000"]["jpg"] != turned["000000000"]["jpg"]

@@ -67,6 +67,31 @@ def raise_two_kinds(image: Pixels, row: Row) -> Pixels:
     return image
 
 
+def half_or_float(image: Pixels, row: Row) -> Pixels:
+    """An image of another size, or none any more."""
+    return image[::2] if len(image) == 32 else channels_first(image, row)
+
+
+def channels_first(image: Pixels, row: Row) -> Pixels:
+    """What a model wants."""
+    return image.transpose(2, 0, 1).astype(np.float32) / 255
+
+
+def turned_with_note(image: Pixels, row: Row) -> dict[str, Any]:
+    """An image of another size, an array that stands before it in the alphabet, and some bytes."""
+    return {"image": image[:20, ::-1], "angle": np.array(row.index, np.int16), "note": b"%d" % row.index}
+
+
+def only_bytes(image: Pixels, row: Row) -> dict[str, bytes]:
+    """No image, and bytes by the name that one would be stored under."""
+    return {"jpg": b"%d" % row.index}
+
+
+def image_and_depth(image: Pixels, row: Row) -> dict[str, Pixels]:
+    """An image, and a second array."""
+    return {"image": image[:20], "depth": image[:2, :2, 0].astype(np.float32)}
+
+
 _here = threading.local()
 
 

@@ -13,7 +13,7 @@ from penstock.build import CORES_PER_LANE, LOOKAHEAD, Setup, build_lane, choose
 from penstock.config import FetchConfig, ImageConfig, RunConfig
 from penstock.crew.processes import ProcessCrew
 from penstock.crew.threads import ThreadCrew
-from penstock.fetch.client import AsyncFetcher
+from penstock.fetch.deferred import DeferredFetcher
 from penstock.fetch.none import NoFetcher
 from penstock.fetch.pool import ThreadFetcher
 from penstock.image.work import ImageWork
@@ -105,7 +105,7 @@ def test_no_more_lanes_than_connections_to_a_host() -> None:
 @pytest.mark.parametrize(
     ("fetch", "fetcher", "crew", "workers"),
     [
-        ("asyncio", AsyncFetcher, "processes", ProcessCrew),
+        ("asyncio", DeferredFetcher, "processes", ProcessCrew),
         ("threads", ThreadFetcher, "threads", ThreadCrew),
         ("worker", NoFetcher, "processes", ProcessCrew),
     ],

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image as Pillow
 
 from penstock.config import ImageConfig
+from penstock.errors import ItemError
 from penstock.image.parts_work import PartsWork
 from penstock.parts import Column, Image, Images, Part, Text
 from penstock.records import Failure, Fetched, Reason, Request, Result, Row, Sample
@@ -79,7 +80,7 @@ def test_names_of_files() -> None:
 
 
 def test_arrays() -> None:
-    """As arrays, the images of a list are one array, if they have one shape, and one each otherwise."""
+    """As arrays, the images of a list are one array; without one shape for all, the row fails."""
     parts = parts_of(worked(WHOLE, as_array=True))
     assert {name: part.shape for name, part in parts.items() if not isinstance(part, bytes)} == {
         "jpg": (8, 8, 3),
@@ -87,8 +88,8 @@ def test_arrays() -> None:
     }
     assert parts["views"].dtype == np.uint8
     assert np.array_equal(parts["views"][1, 0, 0], (0, 0, 255))
-    ragged = parts_of(worked(WHOLE, as_array=True, config=ImageConfig(size=16, resize="fit")))
-    assert (ragged["views.0"].shape, ragged["views.1"].shape) == ((12, 16, 3), (16, 16, 3))
+    with pytest.raises(ItemError, match="part views: the images of a row must have one shape"):
+        worked(WHOLE, as_array=True, config=ImageConfig(size=16, resize="fit"))
 
 
 def test_outcomes_tell_what_was_learnt() -> None:

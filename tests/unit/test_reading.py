@@ -17,10 +17,12 @@ import pytest
 from PIL import Image
 
 from penstock.config import FetchConfig, ImageConfig, OutputConfig
-from penstock.errors import ItemError, PenstockError, SourceError
+from penstock.errors import ConfigError, ItemError, PenstockError, SourceError
 from penstock.fetch.budget import ByteBudget
 from penstock.fetch.policy.urls import UrlRules, check_url
-from penstock.image.work import ImageTransformWork, ImageWork
+from penstock.image.work import ImageTransformWork, ImageWork, InitializedWork, Steps, TransformWork
+from penstock.parts import Column, Images, Part, Text
+from penstock.parts import Image as ImagePart
 from penstock.reading import ShardFetcher, ShardSource, is_shards, stored_work
 from penstock.reading.places import Place
 from penstock.records import Failure, Fetched, Kind, Outcome, Reason, Request, Row, Sample, Settled, Value
@@ -46,7 +48,7 @@ def bytes_of(form: str, index: int) -> bytes:
 def commit(folder: Path, shard: int, samples: Mapping[int, Mapping[str, Value] | None], **options: Any) -> None:
     """A shard of these samples, None for a failed row, with its journal line."""
     options = {"format": "webdataset", "caption_column": "caption", "keep_columns": ("n",)} | options
-    own = {name: options.pop(name, None) for name in ("transform", "parts")}
+    own = {name: options.pop(name, None) for name in ("transform", "transform_image")}
     config = OutputConfig(**options)
     store = ShardStore(folder, config, run_id="")
     spool = store.open(shard)
@@ -58,7 +60,8 @@ def commit(folder: Path, shard: int, samples: Mapping[int, Mapping[str, Value] |
             spool.add(Settled(Outcome(row, Kind.WRITTEN), Sample(parts)))
     with (folder / ".penstock" / "journal.jsonl").open("a") as journal:
         if not journal.tell():
-            run = {"version": 1, "run_id": "a", "source": None, "options": config.as_dict() | own}
+            images = {"size": 6, "resize": "crop", "encode": "jpg"}
+            run = {"version": 1, "run_id": "a", "source": None, "options": images | config.as_dict() | own}
             journal.write(json.dumps({"run": run}) + "\n")
         journal.write(json.dumps(dataclasses.asdict(spool.commit())) + "\n")
     store.forget(shard)
@@ -81,10 +84,10 @@ def unexpected(error: PenstockError) -> None:
     raise error
 
 
-def fetch(folder: Path, rows: list[Row], limit: int = 2**20) -> Answers:
+def fetch(folder: Path, rows: list[Row], limit: int = 2**20, texts: tuple[str, ...] = ()) -> Answers:
     """What the fetcher delivers for these rows; each is released as soon as it has come."""
     answers: queue.SimpleQueue[tuple[Row, tuple[Fetched | Failure, ...]]] = queue.SimpleQueue()
-    budget, fetcher = ByteBudget(limit), ShardFetcher(folder)
+    budget, fetcher = ByteBudget(limit), ShardFetcher(folder, texts)
     came: Answers = {}
     fetcher.start(lambda row, parts: answers.put((row, parts)), budget, unexpected)
     try:
@@ -202,36 +205,82 @@ def test_what_cannot_be_a_source(tmp_path: Path) -> None:
         list(source.rows())
 
 
-PARTS: dict[str, Value] = {
-    "abstract.txt": "Änderung".encode(),
-    **{f"views.{number}.jpg": b"view %d" % number for number in range(11)},
-    "photo.png": b"",
+PARTS: dict[str, Part] = {
+    "caption": Column("c"),
+    "abstract": Text("t", required=False),
+    "views": Images("v", at_most=11, resize="none", required=False),
+    "photo": ImagePart("p", encode="png"),
 }
+MEMBERS: dict[str, Value] = {
+    "abstract.txt": "Änderung".encode(),
+    "caption.txt": b"a cat",
+    **{f"views.{number}.jpg": b"view %d" % number for number in range(11)},
+    "photo.png": b"p",
+}
+VIEWS = [f"views.{number}" for number in range(11)]
 
 
-@pytest.mark.parametrize("form", ["webdataset", "parquet", "files"])
+@pytest.mark.parametrize("form", ["webdataset", "files"])
 def test_samples_of_several_parts(tmp_path: Path, form: str) -> None:
-    """Each member but the json is a request: images first, lists in their order, and what a sample lacks is not asked for."""
-    some: dict[str, Value] = {"photo.png": b"p"}
-    commit(tmp_path, 0, {0: PARTS, 1: None, 2: some}, format=form, caption_column=None, parts={"photo": {}})
+    """Members are parts under the names of the run, images first; what a sample lacks is not asked for."""
+    some: dict[str, Value] = {"photo.png": b"p", "other.txt": b"of nobody"}
+    options: dict[str, Any] = {"format": form, "caption_column": None, "parts": PARTS}
+    commit(tmp_path, 0, {0: MEMBERS, 1: None, 2: some}, **options)
     rows = list(ShardSource(tmp_path).rows())
-    views = [f"views.{number}.jpg" for number in range(11)]
-    assert [request.part for request in rows[0].requests] == ["photo.png", *views, "abstract.txt"]
-    assert [request.part for request in rows[1].requests] == ["photo.png"]
-    assert rows[0].requests[1].group == "views"
-    assert data_of(fetch(tmp_path, rows)) == {0: PARTS, 2: some}
+    assert [request.part for request in rows[0].requests] == ["photo", *VIEWS, "abstract", "caption"]
+    assert [request.part for request in rows[1].requests] == ["photo"]
+    assert [request.required for request in rows[0].requests] == [True, *[False] * 13]
+    stored = {request.part: MEMBERS[Place.of(str(request.url)).part] for request in rows[0].requests}
+    assert data_of(fetch(tmp_path, rows)) == {0: stored, 2: {"photo": b"p"}}
+
+
+def test_samples_of_several_parts_in_tables(tmp_path: Path) -> None:
+    """There texts are columns of text, and columns that a part is made of are those of the table."""
+    sample: dict[str, Value] = {"photo": b"p", "abstract": "Ä".encode(), "views.1": b"v", "views.0": b"w"}
+    options: dict[str, Any] = {"format": "parquet", "caption_column": None, "keep_columns": ()}
+    parts = {**PARTS, "caption": Column("n")}
+    commit(tmp_path, 0, {0: sample, 1: {"photo": b"q"}}, **options, parts=parts)
+    source = ShardSource(tmp_path)
+    rows = list(source.rows())
+    assert (source.keep_columns, [row.fields for row in rows]) == ((), [{"n": 0}, {"n": 10}])
+    assert data_of(fetch(tmp_path, rows, texts=source.texts)) == {0: sample, 1: {"photo": b"q"}}
+
+
+def test_parts_as_they_are_read_back(tmp_path: Path) -> None:
+    """A stored column is a text; images of one shape for none are left to the options, where they have to be stacked."""
+    commit(tmp_path, 0, {0: MEMBERS}, caption_column=None, parts=PARTS)
+    parts = ShardSource(tmp_path).parts
+    assert parts is not None
+    assert list(parts) == list(PARTS)
+    assert (parts["caption"], parts["views"]) == (Text("c", required=False), Images("v", at_most=11, required=False))
+    assert (parts["photo"], parts["abstract"]) == (PARTS["photo"], PARTS["abstract"])
+
+
+def test_a_required_part_that_is_gone(tmp_path: Path) -> None:
+    """Its row fails, instead of coming without it."""
+    commit(tmp_path, 0, {0: MEMBERS, 1: MEMBERS}, format="files", caption_column=None, parts=PARTS)
+    (tmp_path / "00000/000000000.photo.png").unlink()
+    (tmp_path / "00000/000000001.abstract.txt").unlink()
+    rows = list(ShardSource(tmp_path).rows())
+    answers = fetch(tmp_path, rows)
+    failure = rows[0].failed_by(answers[0])
+    assert failure is not None
+    assert failure.reason is Reason.STORAGE_NOT_FOUND
+    assert failure.detail.startswith("part photo: 00000 is missing")
+    assert rows[1].failed_by(answers[1]) is None
 
 
 @pytest.mark.parametrize("form", ["webdataset", "parquet", "files"])
 def test_parts_of_a_transform(tmp_path: Path, form: str) -> None:
-    """Bytes come as they are, arrays as the content of an .npy file; the caption is no part."""
-    commit(tmp_path, 0, {0: {"bin": b"ab", "mask": np.arange(3)}}, format=form, transform="module.function")
+    """They have the names that it gave; the caption is no part."""
+    sample: dict[str, Value] = {"bin": b"ab", "mask": np.arange(3), "image": np.arange(4), "jpg": b"bytes"}
+    commit(tmp_path, 0, {0: sample}, format=form, transform="module.function")
     (row,) = ShardSource(tmp_path).rows()
+    assert row.caption == "caption 0"
+    assert [request.part for request in row.requests] == ["image", "bin", "jpg", "mask"]
     parts = data_of(fetch(tmp_path, [row]))[0]
-    assert (row.caption, parts.pop("bin")) == ("caption 0", b"ab")
-    (name,) = parts
-    assert name.startswith("mask")
-    assert parts[name].startswith(b"\x93NUMPY")
+    assert (parts["bin"], parts["jpg"]) == (b"ab", b"bytes")
+    assert parts["mask"].startswith(b"\x93NUMPY")
 
 
 def test_arrays_of_several_parts(tmp_path: Path) -> None:
@@ -360,7 +409,7 @@ def test_the_network_refuses_places() -> None:
 def work_on(work: Any, data: bytes) -> Any:
     """The parts that some work makes of the bytes of a row."""
     fetched = Fetched("image", data, None, 1, 0.0)
-    return work(Row(0, (Request("image", "shard:"),)), (fetched,)).value.parts
+    return work(Row(0, (Request("image", "shard:0.npy#image@0+1"),)), (fetched,)).value.parts
 
 
 def test_arrays_become_images(tmp_path: Path) -> None:
@@ -383,24 +432,60 @@ def brighter(image: np.ndarray, row: Row) -> np.ndarray:
     return image // 2 + row.index
 
 
+def head(data: bytes, _: Row) -> dict[str, bytes]:
+    """Another one."""
+    return {"head": data[:4]}
+
+
+def prepare() -> None:
+    """What a user wants done first."""
+
+
 def test_a_transform_of_stored_images(tmp_path: Path) -> None:
     """It gets the pixels of arrays as of files; without one, files get the ordinary work."""
-    config = ImageConfig(size=6, resize="fit")
+    config, steps = ImageConfig(size=6, resize="fit"), Steps(transform_image=brighter)
     arrays = ShardSource(make_folder(tmp_path / "a", "arrays"))
     np.testing.assert_array_equal(
-        work_on(stored_work(arrays, config, brighter), pixels(1).tobytes())["image"], pixels(1) // 2, strict=True
+        work_on(stored_work(arrays, config, steps), pixels(1).tobytes())["image"], pixels(1) // 2, strict=True
     )
     files = ShardSource(make_folder(tmp_path / "f", "files"))
-    assert stored_work(files, config, brighter) == ImageTransformWork(config, brighter, as_array=True)
+    assert stored_work(files, config, steps) == ImageTransformWork(config, brighter, as_array=True)
     assert stored_work(files, config) == ImageWork(config, as_array=True)
+    assert stored_work(files, config, Steps(transform=head)) == TransformWork(head)
+    assert stored_work(files, config, Steps(initializer=prepare)) == InitializedWork(ImageWork(config, True), prepare)
 
 
-def test_arrays_that_are_no_images(tmp_path: Path) -> None:
-    """They are refused, with what they are; so is a file that cannot be read."""
-    commit(tmp_path, 0, {0: {"image": np.zeros(7)}}, format="arrays", transform="module.function")
+def test_functions_that_would_get_nothing(tmp_path: Path) -> None:
+    """One of bytes needs a single file for each row, one of the pixels an image."""
+    commit(tmp_path / "t", 0, {0: {"bin": b"ab", "mask": np.arange(3)}}, transform="module.function")
+    commit(tmp_path / "p", 0, {0: MEMBERS}, caption_column=None, parts=PARTS)
+    for source in (ShardSource(tmp_path / "t"), ShardSource(tmp_path / "p")):
+        with pytest.raises(ConfigError, match="have no single file for each row"):
+            stored_work(source, ImageConfig(), Steps(transform=head))
+    with pytest.raises(ConfigError, match="are arrays; use transform_image"):
+        stored_work(ShardSource(make_folder(tmp_path / "a", "arrays")), ImageConfig(), Steps(transform=head))
+    with pytest.raises(ConfigError, match=r"the rows of .* have bin, mask"):
+        stored_work(ShardSource(tmp_path / "t"), ImageConfig(), Steps(transform_image=brighter))
+
+
+def test_stored_arrays_that_are_damaged(tmp_path: Path) -> None:
+    """The row fails, and says which part it was."""
+    commit(tmp_path, 0, {0: {"mask": np.arange(3)}}, transform="module.function")
     source = ShardSource(tmp_path)
-    with pytest.raises(SourceError, match=r"00000\.npy holds float64 of \(1, 7\)"):
-        stored_work(source, ImageConfig())
+    (row,) = source.rows()
+    (whole,) = fetch(tmp_path, [row])[0]
+    assert isinstance(whole, Fetched)
+    work = stored_work(source, ImageConfig())
+    np.testing.assert_array_equal(work(row, (whole,)).value.parts["mask"], np.arange(3), strict=True)  # type: ignore[union-attr]  # a sample
+    for damaged in (whole.data[:-1], whole.data[:9], whole.data.replace(b"<i8", b"|O8")):
+        with pytest.raises(ItemError, match="part mask: ") as error:
+            work(row, (dataclasses.replace(whole, data=damaged),))
+        assert error.value.reason is Reason.STORAGE_ERROR
+
+
+def test_arrays_that_cannot_be_read(tmp_path: Path) -> None:
+    """They are refused before anything begins."""
+    source = ShardSource(make_folder(tmp_path, "arrays"))
     (tmp_path / "00000.npy").unlink()
-    with pytest.raises(SourceError, match=r"00000\.npy cannot be read"):
+    with pytest.raises(SourceError, match=r"the arrays of shard 00000 in .* cannot be read"):
         stored_work(source, ImageConfig())

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import mmap
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -115,7 +116,7 @@ class Loop:
         """All rows of the epoch have gone in."""
         self._take(self.assembler.epoch_fed(epoch))
 
-    def _take(self, messages: list[Assembled | EpochEnded | Broken]) -> None:
+    def _take(self, messages: Iterable[Assembled | EpochEnded | Broken]) -> None:
         for message in messages:
             if isinstance(message, Broken):
                 raise message.error
@@ -208,9 +209,7 @@ def play(loop: Loop, story: dict[str, Any]) -> dict[int, set[int]]:
     return {epoch: {p for e, p in failing if e == epoch} for epoch in range(len(story["rows"]))}
 
 
-def work_on(
-    loop: Loop, row: StreamRow, working: list[StreamRow], chance: random.Random, story: dict[str, Any]
-) -> None:
+def work_on(loop: Loop, row: StreamRow, working: list[StreamRow], chance: random.Random, story: dict[str, Any]) -> None:
     if chance.random() >= story["by_wire"]:
         loop.submit(row)
     working.append(row)
@@ -304,7 +303,7 @@ def test_slabs_that_became_no_batch_are_given_back(arena: Arena) -> None:
         for row in rows:
             loop.settle(failed(row) if row.position % 2 else written(row))
         loop.end(epoch)
-    assert arena.allocate(1) == 3 * 4096 * (arena_module.mmap.ALLOCATIONGRANULARITY // 4096)
+    assert arena.allocate(1) == 3 * mmap.ALLOCATIONGRANULARITY
 
 
 def test_an_epoch_ends_with_what_is_left(arena: Arena) -> None:
@@ -392,7 +391,11 @@ def test_the_first_sample_decides_the_layout(arena: Arena) -> None:
     for position in range(4):
         row = loop.feed(row_of(position))
         loop.submit(row)
-        parts = {"text": b"%d" % position, "image": value_of(row), "half": np.array(position / 2)}
+        parts: dict[str, Value | Landed] = {
+            "text": b"%d" % position,
+            "image": value_of(row),
+            "half": np.array(position / 2),
+        }
         loop.settle(written(row, parts))
     loop.assert_right()
     (first, arrays), (second, _) = loop.received
@@ -417,9 +420,9 @@ def test_parts_of_any_number_are_not_stacked(arena: Arena) -> None:
 def test_a_part_that_is_missing_is_none(arena: Arena) -> None:
     """In a list of bytes."""
     loop = Loop(arena, config_of(batch_size=2), layout=False)
-    for position, parts in enumerate(({"text": b"a"}, {"name": b"b"})):
-        loop.settle(written(loop.feed(row_of(position)), {**parts, "image": value_of(row_of(position))}))
-    assert loop.received[0][0].loose == {"text": [b"a", None], "name": [None, b"b"]}
+    for position, name in enumerate(("text", "name")):
+        loop.settle(written(loop.feed(row_of(position)), {name: b"a", "image": value_of(row_of(position))}))
+    assert loop.received[0][0].loose == {"text": [b"a", None], "name": [None, b"a"]}
 
 
 def test_samples_of_bytes_alone_need_no_memory(arena: Arena) -> None:
@@ -485,6 +488,18 @@ def test_failures_can_be_errors(arena: Arena) -> None:
     with pytest.raises(RowFailedError, match=r"row 0, http://example\.com/0: http\.not_found") as caught:
         loop.settle(failed(row))
     assert caught.value.outcome == failed(row).outcome
+
+
+def test_an_error_comes_behind_the_batches_before_it(arena: Arena) -> None:
+    """Where order is kept: they are full, though the row that had waited for them has failed long ago."""
+    loop = Loop(arena, config_of(on_failure="raise", ordered=True))
+    rows = [loop.feed(row_of(position)) for position in range(6)]
+    loop.settle(failed(rows[5]))
+    for row in rows[1:5]:
+        loop.settle(written(row))
+    with pytest.raises(RowFailedError):
+        loop.settle(written(rows[0]))
+    assert loop.positions == [(0, 1, 2, 3)]
 
 
 def test_a_row_that_was_left_out_on_purpose_is_no_failure(arena: Arena) -> None:
@@ -592,14 +607,12 @@ def test_an_even_epoch_does_not_go_round_for_ever(arena: Arena, images: int) -> 
     loop.do(*range(images))
     slow = loop.feed(row_of(50))
     fed = 0
-    with pytest.raises(NoImagesError, match=r"none of the last \d+ rows gave an image:\n +\d+  http\.not_found"):
-        while fed < 1000:
-            if loop.assembler.may_feed():
-                fed += 1
-                loop.settle(failed(loop.feed(row_of(50 + fed))))
-            else:
-                loop.settle(failed(slow))
+    while fed < 1000 and loop.assembler.may_feed():
+        fed += 1
+        loop.settle(failed(loop.feed(row_of(50 + fed))))
     assert fed < 50
+    with pytest.raises(NoImagesError, match=r"none of the last \d+ rows gave an image:\n +\d+  http\.not_found"):
+        loop.settle(failed(slow))
 
 
 def test_an_even_epoch_goes_on_with_the_slow_ones(arena: Arena) -> None:

@@ -56,7 +56,7 @@ def test_floats_have_memory_of_their_own() -> None:
     batch = batch_of(image=PIXELS)
     for floats in (batch.as_float(), batch.as_float(mean=0.5)):
         assert not np.shares_memory(floats, PIXELS)
-        floats += 1
+        floats.fill(1)
 
 
 def test_only_pixels_have_that_scale() -> None:

@@ -123,7 +123,7 @@ class Bell:
 
     @property
     def times(self) -> int:
-        return self.rung._value  # type: ignore[attr-defined,no-any-return]  # there is no other way to ask
+        return self.rung._value
 
 
 def row_of(position: int) -> StreamRow:

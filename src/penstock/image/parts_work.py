@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from PIL import Image as Pillow
 
@@ -21,7 +21,10 @@ from penstock.image.work import ImageTransform, dimensions, is_image, pixels, re
 from penstock.parts import Column, Image, Images, Part, Text, image_config
 from penstock.records import Facts, Failure, Fetched, PartOutcome, Reason, Request, Result, Row, Sample, Value
 
-__all__ = ["PartsWork"]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+__all__ = ["PartsWork", "array_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +37,8 @@ class PartsWork:
         photo    views.0    views.1 …    abstract    caption
         photo.jpg  views.0.jpg  views.1.jpg …  abstract.txt  caption.txt     with `endings`
 
-    With `as_array` images are (H, W, 3) uint8, RGB, and those of a list one array ``views`` of (k, H, W, 3), if the
-    resize gives one shape; k images of the list came.
+    With `as_array` images are (H, W, 3) uint8, RGB, and those of a list one array ``views`` of (k, H, W, 3), where k
+    images of the list came.
 
     What fails inside a part is its own outcome, in `Result.parts`. The row fails by `Row.failed_by`.
     """
@@ -90,12 +93,23 @@ class PartsWork:
         outcome = PartOutcome.of(fetched)
         try:
             if isinstance(part, Text):
-                return _text(part, fetched, outcome)
+                return self._text(part, fetched, outcome)
             assert isinstance(part, Image | Images)  # nothing else is fetched
             return self._image(row, part, fetched, outcome)
         except ItemError as error:
             failure = error.failure(fetched.attempts)
             return failure, dataclasses.replace(outcome, reason=failure.reason, detail=failure.detail)
+
+    def _text(self, part: Text, fetched: Fetched, outcome: PartOutcome) -> tuple[Value, PartOutcome]:
+        if len(fetched.data) > part.max_bytes:
+            detail = f"{len(fetched.data)} bytes; a text of this part has at most {part.max_bytes}"
+            raise ItemError(Reason.BODY_TOO_LARGE, detail)
+        decoded = decode_text(fetched.data, charset=part.charset, content_type=fetched.server_type)
+        facts = Facts(sha256=hashlib.sha256(fetched.data).hexdigest())
+        outcome = dataclasses.replace(
+            outcome, facts=facts, encoding=decoded.encoding, encoding_from=decoded.encoding_from
+        )
+        return decoded.text.encode("utf-8", "replace"), outcome
 
     def _image(
         self, row: Row, part: Image | Images, fetched: Fetched, outcome: PartOutcome
@@ -104,7 +118,7 @@ class PartsWork:
         image, facts = resized(fetched, config)
         value: Value
         if self.transform_image is not None:
-            array = _array(call(self.transform_image, pixels(image), row, told=self._told))
+            array = array_of(call(self.transform_image, pixels(image), row, told=self._told))
             width, height = dimensions(array)
             facts = dataclasses.replace(facts, width=width, height=height)
             as_file = is_image(array) and not self.as_array
@@ -121,13 +135,10 @@ class PartsWork:
             if isinstance(part, Column):
                 text = _column_text(row.fields.get(part.column))
                 own = {} if text is None else {name: text}
-            if isinstance(part, Images) and self._stacked(part):
+            if isinstance(part, Images) and self.as_array:
                 own = _stack(name, own)
             named |= {self._ending(one, part, value): value for one, value in own.items()}
         return named
-
-    def _stacked(self, part: Images) -> bool:
-        return self.as_array and image_config(part, self.config).resize not in ("fit", "none")
 
     def _ending(self, name: str, part: Part, value: Value) -> str:
         if not self.endings or not isinstance(value, bytes):
@@ -136,7 +147,12 @@ class PartsWork:
         return name if name == ending else f"{name}.{ending}"
 
 
-def _array(returned: Any) -> Any:
+def array_of(returned: Any) -> npt.NDArray[Any]:
+    """What a user's function of a part's pixels returned.
+
+    Raises:
+        ItemError: `Reason.TRANSFORM_ERROR` if it is no array.
+    """
     if not is_array(returned) or returned.dtype.hasobject:
         raise ItemError(Reason.TRANSFORM_ERROR, f"expected an array, as of each part, not {shown(returned)}")
     return returned
@@ -146,7 +162,7 @@ def _stack(name: str, images: Mapping[str, Any]) -> dict[str, Value]:
     """The images of a list as one array.
 
     Raises:
-        ItemError: a user's function gave them different shapes.
+        ItemError: they have different shapes.
     """
     import numpy as np  # noqa: PLC0415 - as in records: only arrays need it
 
@@ -155,16 +171,6 @@ def _stack(name: str, images: Mapping[str, Any]) -> dict[str, Value]:
         detail = f"part {name}: the images of a row must have one shape, and have {sorted(kinds)}"
         raise ItemError(Reason.TRANSFORM_ERROR, detail)
     return {name: np.stack(list(images.values()))} if images else {}
-
-
-def _text(part: Text, fetched: Fetched, outcome: PartOutcome) -> tuple[Value, PartOutcome]:
-    if len(fetched.data) > part.max_bytes:
-        detail = f"{len(fetched.data)} bytes; a text of this part has at most {part.max_bytes}"
-        raise ItemError(Reason.BODY_TOO_LARGE, detail)
-    decoded = decode_text(fetched.data, charset=part.charset, content_type=fetched.server_type)
-    facts = Facts(sha256=hashlib.sha256(fetched.data).hexdigest())
-    outcome = dataclasses.replace(outcome, facts=facts, encoding=decoded.encoding, encoding_from=decoded.encoding_from)
-    return decoded.text.encode("utf-8", "replace"), outcome
 
 
 def _column_text(value: Any) -> bytes | None:

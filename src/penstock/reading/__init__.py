@@ -10,6 +10,6 @@ understands it; those of the network refuse the scheme.
 
 from penstock.reading.fetcher import ShardFetcher
 from penstock.reading.source import ShardSource, ShardSpec, is_shards
-from penstock.reading.work import ArrayWork, stored_work
+from penstock.reading.work import stored_work
 
-__all__ = ["ArrayWork", "ShardFetcher", "ShardSource", "ShardSpec", "is_shards", "stored_work"]
+__all__ = ["ShardFetcher", "ShardSource", "ShardSpec", "is_shards", "stored_work"]

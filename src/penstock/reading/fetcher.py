@@ -46,12 +46,13 @@ class ShardFetcher:
 
     Args:
         folder: that of the source.
+        texts: its `penstock.reading.ShardSource.texts`.
     """
 
     width = _WIDTH
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self._files = _Files(Path(folder))
+    def __init__(self, folder: str | os.PathLike[str], texts: tuple[str, ...] = ()) -> None:
+        self._files = _Files(Path(folder), texts)
         self._rows: queue.SimpleQueue[Row | None] = queue.SimpleQueue()
         self._closing = False
         self._room = threading.Event()
@@ -131,10 +132,10 @@ def _explained(file: str, reason: Reason, error: Exception | None = None) -> str
 class _Files:
     """The files of a folder, kept open as long as they are in use."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, texts: tuple[str, ...]) -> None:
         self._folder = folder
         self._descriptors: OrderedDict[str, int] = OrderedDict()
-        self._group = functools.lru_cache(_GROUPS)(functools.partial(_read_group, folder))
+        self._group = functools.lru_cache(_GROUPS)(functools.partial(_read_group, folder, texts))
 
     def read(self, place: Place) -> bytes:
         """The bytes at a place.
@@ -146,9 +147,9 @@ class _Files:
         """
         if place.file.endswith(".parquet") and "/" not in place.file:  # else it is a part that has that name
             value = self._group(place.file, place.at)[place.part][place.extent].as_py()
-            if not isinstance(value, bytes):
+            if value is None:
                 raise LookupError(f"no {place.part} in row {place.extent} of row group {place.at}")
-            return value
+            return value.encode() if isinstance(value, str) else bytes(value)
         data = os.pread(self._descriptor(place.file), place.extent, place.at)
         if len(data) < place.extent:
             raise OSError("it ends too early")
@@ -171,7 +172,7 @@ class _Files:
         return descriptor
 
 
-def _read_group(folder: Path, file: str, group: int) -> pa.Table:
+def _read_group(folder: Path, texts: tuple[str, ...], file: str, group: int) -> pa.Table:
     """The parts of a row group."""
     with pq.ParquetFile(folder / file) as table:
-        return table.read_row_group(group, columns=parts_of_table(table), use_threads=False)
+        return table.read_row_group(group, columns=parts_of_table(table, texts), use_threads=False)

@@ -19,7 +19,7 @@ import math
 import operator
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Self
@@ -29,10 +29,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from penstock.errors import ItemError
-from penstock.records import Reason, ShardReport
+from penstock.records import PART, Reason, ShardReport
 from penstock.sink.shards import shard_name
 
-__all__ = ["NpyHead", "Place", "Written", "finder_of", "parts_of_table", "read_npy_head", "unreadable"]
+__all__ = ["NpyHead", "Place", "Written", "array_heads", "finder_of", "parts_of_table", "unreadable"]
 
 _PLACE = re.compile(r"shard:([^#]+)#([^@]+)@(\d+)\+(\d+)", re.ASCII)
 _MEMBER = re.compile(r"(\d{9,})\.(.+)", re.ASCII)
@@ -100,7 +100,9 @@ Finder = Callable[[Written], list[Place]]
 """The parts of a sample, in any order; asked for rows in ascending order. Raises ItemError where there are none."""
 
 
-def finder_of(form: str, folder: Path, report: ShardReport, table: pq.ParquetFile) -> Finder:
+def finder_of(
+    form: str, folder: Path, report: ShardReport, table: pq.ParquetFile, texts: Collection[str] = ()
+) -> Finder:
     """Who finds the parts of a committed shard's samples.
 
     Args:
@@ -108,6 +110,7 @@ def finder_of(form: str, folder: Path, report: ShardReport, table: pq.ParquetFil
         folder: the run's output.
         report: the shard.
         table: the shard's table, open; the finder does not close it.
+        texts: parts that are text, of which a parquet has columns like any others.
     """
     name = shard_name(report.shard)
     if form == "webdataset":
@@ -116,7 +119,7 @@ def finder_of(form: str, folder: Path, report: ShardReport, table: pq.ParquetFil
         return _InStep(_in_directory(folder, name))
     if form == "arrays":
         return _in_arrays(folder, report)
-    return _InTable(table, f"{name}.parquet").find
+    return _InTable(table, f"{name}.parquet", texts).find
 
 
 def unreadable(error: Exception) -> Reason:
@@ -191,15 +194,26 @@ class NpyHead(NamedTuple):
     """Byte at which the numbers begin."""
 
 
-def read_npy_head(file: IO[bytes]) -> NpyHead:
-    """The head of an open ``.npy`` file of version 1.0, which is what is written.
-
-    Raises:
-        ValueError: it has none.
-    """
+def _npy_head(file: IO[bytes]) -> NpyHead:
+    """Of version 1.0, which is what is written."""
     np.lib.format.read_magic(file)
     shape, _, dtype = np.lib.format.read_array_header_1_0(file)
     return NpyHead(shape, dtype, file.tell())
+
+
+def array_heads(folder: Path, report: ShardReport) -> dict[str, tuple[str, NpyHead]]:
+    """The file and the head of each array of a shard, by part.
+
+    Raises:
+        OSError: a file cannot be read.
+        ValueError: one is no ``.npy`` file.
+    """
+    heads: dict[str, tuple[str, NpyHead]] = {}
+    for name in (file.name for file in report.files if file.name.endswith(".npy")):
+        with (folder / name).open("rb") as file:
+            part = name.removeprefix(shard_name(report.shard)).removesuffix("npy").strip(".")
+            heads[part or PART] = name, _npy_head(file)
+    return heads
 
 
 def _in_arrays(folder: Path, report: ShardReport) -> Finder:
@@ -207,12 +221,9 @@ def _in_arrays(folder: Path, report: ShardReport) -> Finder:
     arrays: dict[str, tuple[str, NpyHead]] = {}
     reason = Reason.STORAGE_ERROR
     try:
-        for name in (file.name for file in report.files if file.name.endswith(".npy")):
-            with (folder / name).open("rb") as file:
-                part = name.removeprefix(shard_name(report.shard)).removesuffix("npy").strip(".")
-                arrays[part or "image"] = name, read_npy_head(file)
+        arrays = array_heads(folder, report)
     except (OSError, ValueError) as error:
-        arrays, reason = {}, unreadable(error)
+        reason = unreadable(error)
 
     def find(written: Written) -> list[Place]:
         if not arrays or any(head.shape[0] != report.written for _, head in arrays.values()):
@@ -227,18 +238,18 @@ def _row_of(name: str, part: str, head: NpyHead, position: int) -> Place:
     return Place(name, part, head.offset + position * size, size)
 
 
-def parts_of_table(table: pq.ParquetFile) -> list[str]:
-    """Columns of a table that hold parts: kept columns have JSON types, none of which is binary."""
-    return [field.name for field in table.schema_arrow if pa.types.is_binary(field.type)]
+def parts_of_table(table: pq.ParquetFile, texts: Collection[str] = ()) -> list[str]:
+    """Columns of a table that hold parts: the texts, and those that are binary, as no kept column is."""
+    return [field.name for field in table.schema_arrow if pa.types.is_binary(field.type) or field.name in texts]
 
 
 class _InTable:
     """Finds the parts that are columns of the table itself."""
 
-    def __init__(self, table: pq.ParquetFile, file: str) -> None:
+    def __init__(self, table: pq.ParquetFile, file: str, texts: Collection[str]) -> None:
         self._table = table
         self._file = file
-        self._parts = parts_of_table(table)
+        self._parts = parts_of_table(table, texts)
         self._present = functools.lru_cache(maxsize=1)(self._read_present)
 
     def find(self, written: Written) -> list[Place]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import itertools
 import os
@@ -10,25 +11,26 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from penstock.config import Format
 from penstock.errors import ItemError, SourceError
 from penstock.folder import JOURNAL, read_ledger
-from penstock.reading.places import Place, Written, finder_of, parts_of_table, read_npy_head
+from penstock.parts import Column, Image, Images, Part, Text, columns_of_parts, parse_parts, sampled
+from penstock.reading.places import Place, Written, array_heads, finder_of, parts_of_table
 from penstock.records import PART, Kind, Reason, Request, Row, ShardReport
+from penstock.sink.base import PartKind
 from penstock.sink.shards import shard_name
-from penstock.sink.table import TableLayout
 from penstock.source.base import Columns
 
 __all__ = ["ShardSource", "ShardSpec", "is_shards"]
 
 _CAPTION = "caption"
+_WIDTH = "width"
 _ENDINGS = {"webdataset": ".tar", "parquet": ".parquet", "files": "", "arrays": ".npy"}
 """Of the file that holds a shard's samples, by format."""
 
@@ -59,8 +61,9 @@ class ShardSource:
     Shards come by number, and in a shard the written rows by key: the order of `penstock.load`. Positions, `count` and
     the arguments of `rows` count written rows; a row's index and key are those that it had in the run's own list.
 
-    A row asks for each part of its sample: for the one ``image`` of a plain run, otherwise for every member but the
-    ``json`` (and the caption's ``txt``), under what follows the key in the member's name; texts come last.
+    A row asks for each part of its sample that is there, under the name that the part had in the run: ``image`` in a plain
+    one, those of ``parts=`` (``views.0``, ``views.1`` … of a list), or those that a transform gave. ``image`` comes first,
+    then the others by name. Without a required one of ``parts=`` the row fails.
 
     Args:
         folder: the run's output; it may still be at work.
@@ -86,20 +89,50 @@ class ShardSource:
         asked = tuple(keep_columns)
         self.spec = ShardSpec(str(self.folder), asked)
         self.description = f"the shards in {self.folder}"
-        self._keep = self._kept_columns(asked)
+        self.keep_columns = asked or tuple(self.options["keep_columns"])
+        """Columns that a user wants in `Row.fields`; those of which `parts` are made are there as well."""
+        self._check_columns(asked)
 
-    def _kept_columns(self, asked: tuple[str, ...]) -> tuple[str, ...]:
-        """The columns that were asked for, or else all that a run without kept columns would not have."""
+    def _check_columns(self, asked: tuple[str, ...]) -> None:
         with self._table(self._shards[0]) as table:
-            columns = [name for name in table.schema_arrow.names if name not in parts_of_table(table)]
+            parts = parts_of_table(table, self.texts)
+            columns = [name for name in table.schema_arrow.names if name not in parts]
         Columns("key", keep=asked).require(str(self._table_path(self._shards[0])), columns)
-        always = TableLayout(caption=self._has_caption).columns
-        return asked or tuple(name for name in columns if name not in always)
 
     @property
-    def format(self) -> str:
+    def format(self) -> Format:
         """The run's ``--format``."""
-        return str(self.options["format"])
+        return cast("Format", self.options["format"])
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether each sample is one image of Penstock's own making."""
+        return not self.is_shaped_by_user and self.parts is None
+
+    @property
+    def is_shaped_by_user(self) -> bool:
+        """Whether a function of the user's has decided what the arrays and images look like."""
+        return bool(self.options.get("transform") or self.options.get("transform_image"))
+
+    @cached_property
+    def parts(self) -> dict[str, Part] | None:
+        """Of a run with ``parts=``, what these are when they are read back.
+
+        A column is a text where it was stored as one, and a column of the table where not. Images of which each had a size
+        of its own do not fit into a batch: theirs is left to the options.
+        """
+        if not self.options.get("parts"):
+            return None
+        parts = parse_parts(self.options["parts"])
+        stored = sampled(parts, self.format)
+        return {name: _read_back(part, is_stored=name in stored) for name, part in parts.items()}
+
+    @cached_property
+    def texts(self) -> tuple[str, ...]:
+        """Parts that are columns of text in the shards' tables."""
+        if self.parts is None or self.format != "parquet":
+            return ()
+        return tuple(name for name, part in self.parts.items() if isinstance(part, Text))
 
     @cached_property
     def count(self) -> int:
@@ -133,26 +166,60 @@ class ShardSource:
 
     def _shard_rows(self, report: ShardReport, start: int) -> Iterator[Row]:
         with self._table(report) as table:
-            find = finder_of(self.format, self.folder, report, table)
+            find = finder_of(self.format, self.folder, report, table, self.texts)
+            url = f"shard:{shard_name(report.shard)}{_ENDINGS[self.format]}"
             for written in islice(self._written(report, table), start, None):
                 try:
-                    requests = self._requests(find(written))
+                    found = tuple(self._requests(written, find(written)))
+                    requests = found + tuple(self._missing(found, url))
                 except ItemError as error:
-                    file = shard_name(report.shard) + _ENDINGS[self.format]
-                    requests = (Request(PART, f"shard:{file}", error.reason),)
-                fields = {name: written.values[name] for name in self._keep}
+                    requests = (Request(PART, url, error.reason),)
+                fields = {name: written.values[name] for name in self._fields}
                 yield Row(written.index, requests, written.values[_CAPTION] if self._has_caption else None, fields)
 
-    def _requests(self, places: list[Place]) -> tuple[Request, ...]:
-        wanted = sorted((place for place in places if place.part not in self._besides), key=attrgetter("rank"))
-        if not wanted:
+    def _requests(self, written: Written, places: list[Place]) -> Iterator[Request]:
+        """For each part that is there.
+
+        Raises:
+            ItemError: none is.
+        """
+        named = [(name, place) for place in places if (name := self._name_of(place.part, written)) is not None]
+        if not named:
             raise ItemError(Reason.STORAGE_NOT_FOUND)
-        return tuple(Request(PART if self._is_plain else place.part, place.url) for place in wanted)
+        for name, place in sorted(named, key=lambda pair: (pair[0] != PART, pair[1].rank)):
+            part = self.parts[name.partition(".")[0]] if self.parts is not None else None
+            yield Request(name, place.url, required=part is None or part.required)
+
+    def _missing(self, found: tuple[Request, ...], url: str) -> Iterator[Request]:
+        """For each required part that is not there, though the row was written with it."""
+        there = {request.group for request in found}
+        for name, part in (self.parts or {}).items():
+            if part.required and name not in there and not isinstance(part, Column):
+                yield Request(name, url, Reason.STORAGE_NOT_FOUND)
+
+    def _name_of(self, member: str, written: Written) -> str | None:
+        """The name that a part had in the run; None for what is no part."""
+        if member in self._besides:
+            return None
+        if self.is_plain:
+            return PART
+        name = _without_npy(member) if self.format in ("webdataset", "files") else member
+        if self.parts is None:  # the width tells that the part `image` was one, and was stored as a file
+            return PART if member == self._encoded and written.values[_WIDTH] is not None else name
+        group, _, rest = name.partition(".")
+        if group not in self.parts:
+            return None
+        return f"{group}.{rest.partition('.')[0]}" if isinstance(self.parts[group], Images) else group
 
     @cached_property
-    def _is_plain(self) -> bool:
-        """Whether each sample is one image of Penstock's own making."""
-        return not any(self.options.get(name) for name in ("transform", "transform_image", "parts"))
+    def _encoded(self) -> str | None:
+        """Where `transform_image` has decided what a sample is made of: as what an image among its parts was stored."""
+        of_transform = self.options.get("transform_image") and self.parts is None and self.format != "arrays"
+        return str(self.options["encode"]) if of_transform else None
+
+    @cached_property
+    def _fields(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self.keep_columns, *columns_of_parts(self.parts or {}))))
 
     @cached_property
     def _has_caption(self) -> bool:
@@ -165,7 +232,9 @@ class ShardSource:
 
     def _written(self, report: ShardReport, table: pq.ParquetFile) -> Iterator[Written]:
         """The written rows of a shard's table, one row group at a time."""
-        columns = list(dict.fromkeys(["key", "outcome", *([_CAPTION] if self._has_caption else []), *self._keep]))
+        caption = [_CAPTION] if self._has_caption else []
+        width = [_WIDTH] if self._encoded else []
+        columns = list(dict.fromkeys(["key", "outcome", *caption, *width, *self._fields]))
         position = itertools.count()
         for group in range(table.num_row_groups):
             with self._readable(report):
@@ -191,18 +260,33 @@ class ShardSource:
                 f"{self._table_path(report)} cannot be read: {error}; `penstock verify` tells what is damaged"
             ) from error
 
-    def image_shape(self) -> tuple[int, int, int]:
-        """(height, width, 3) of the images of a run with ``--format arrays``.
+    def array_kinds(self) -> dict[str, PartKind]:
+        """What a row's numbers are, by part, where the format is ``arrays``; else nothing.
 
         Raises:
-            SourceError: the first shard cannot be read, or does not hold uint8 images.
+            SourceError: the first shard, which stands for all, cannot be read.
         """
-        path = self.folder / f"{shard_name(self._shards[0].shard)}.npy"
+        if self.format != "arrays":
+            return {}
+        first = self._shards[0]
         try:
-            with path.open("rb") as file:
-                head = read_npy_head(file)
+            heads = array_heads(self.folder, first)
         except (OSError, ValueError) as error:
-            raise SourceError(f"{path} cannot be read: {error}; `penstock verify` tells what is damaged") from error
-        if head.dtype != np.uint8 or len(head.shape) != 4 or head.shape[3] != 3:
-            raise SourceError(f"{path} holds {head.dtype} of {head.shape}, and not uint8 images; give a transform")
-        return head.shape[1], head.shape[2], 3
+            raise SourceError(
+                f"the arrays of shard {shard_name(first.shard)} in {self.folder} cannot be read: {error}; "
+                "`penstock verify` tells what is damaged"
+            ) from error
+        return {name: PartKind(name, head.dtype.str, head.shape[1:]) for name, (_, head) in heads.items()}
+
+
+def _without_npy(member: str) -> str:
+    """What `penstock.sink.members.extension` has made of a part's name, turned back."""
+    return PART if member == "npy" else member.removesuffix(".npy")
+
+
+def _read_back(part: Part, *, is_stored: bool) -> Part:
+    if isinstance(part, Column) and is_stored:
+        return Text(part.column, required=part.required)
+    if isinstance(part, Images) or (isinstance(part, Image) and part.required):
+        return dataclasses.replace(part, resize=None) if part.resize in ("fit", "none") else part
+    return part

@@ -15,6 +15,7 @@ there; the place of a row that fails goes to the next one. What is left at the e
 from __future__ import annotations
 
 import dataclasses
+import heapq
 from collections import Counter, deque
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
@@ -51,13 +52,14 @@ class Slabs:
         self.arena = arena
         self.freed: deque[int] = deque()
         """Filled by another thread."""
+        self._free: list[int] = []
+        """A heap: the lowest first, so that those which the training loop has mapped are used again and again."""
 
     def take(self, size: int) -> int | None:
         """The offset of a slab of `size` bytes, the same for all; None if there is no shared memory."""
-        try:
-            return self.freed.popleft()
-        except IndexError:
-            return self.arena.allocate(size)
+        while self.freed:
+            heapq.heappush(self._free, self.freed.popleft())
+        return heapq.heappop(self._free) if self._free else self.arena.allocate(size)
 
 
 @dataclass(slots=True, eq=False)
@@ -148,6 +150,11 @@ class Assembler:
         self.finished = -1 if resumed is None else resumed[0] - 1
         """The last epoch that is complete."""
 
+    @property
+    def fallen(self) -> tuple[Outcome, ...]:
+        """Rows that fell out and have not been told of, for the end of a stream that cannot go on."""
+        return tuple(outcome for epoch in self._epochs.values() for outcome in epoch.outcomes)
+
     def may_feed(self) -> bool:
         """Whether another row may go in."""
         if not self._epochs:
@@ -181,8 +188,8 @@ class Assembler:
         self._places[row.epoch, row.position] = slab, index
         return None if slab.offset is None else self._layout.place(index, slab.offset)
 
-    def add(self, settled: Settled) -> list[Assembled | EpochEnded | Broken]:
-        """A row is settled: the batches that can go out now.
+    def add(self, settled: Settled) -> Iterator[Assembled | EpochEnded | Broken]:
+        """A row is settled: the batches that can go out now, also if a row behind them raises an error.
 
         Raises:
             ConfigError: its arrays have another shape than those before.
@@ -197,9 +204,10 @@ class Assembler:
             epoch.waiting[row.position] = settled
             while epoch.order and epoch.order[0] in epoch.waiting:
                 self._settle(epoch, epoch.waiting.pop(epoch.order.popleft()))
+                yield from self._released()
         else:
             self._settle(epoch, settled)
-        return list(self._released())
+            yield from self._released()
 
     def _epoch(self, number: int) -> _Epoch:
         if number not in self._epochs:
@@ -227,11 +235,11 @@ class Assembler:
         self._check_share(epoch)
 
     def _fall_out(self, epoch: _Epoch, outcome: Outcome) -> None:
-        if outcome.kind is Kind.FAILED and self._config.on_failure == "raise":
-            raise RowFailedError(outcome)
         epoch.outcomes.append(outcome)
         assert outcome.reason is not None
         epoch.reasons[outcome.reason] += 1
+        if outcome.kind is Kind.FAILED and self._config.on_failure == "raise":
+            raise RowFailedError(outcome)
 
     def _check_share(self, epoch: _Epoch) -> None:
         wanted = self._config.min_success
@@ -316,7 +324,9 @@ class Assembler:
             if not epoch.complete:
                 yield from _drained(epoch.full)
                 if self._has_dried_up(epoch) and not epoch.inside:
-                    yield Broken(NoImagesError(f"none of the last {epoch.barren} rows gave an image:\n{_table(epoch.reasons)}"))
+                    yield Broken(
+                        NoImagesError(f"none of the last {epoch.barren} rows gave an image:\n{_table(epoch.reasons)}")
+                    )
                 return
             self._flush(epoch)
             batches = list(_drained(epoch.full))

@@ -31,7 +31,7 @@ class Batch:
     captions: list[str | None] | None
     """Of the caption column, if one was asked for."""
     outcomes: tuple[Outcome, ...]
-    """Rows that fell out since the last batch, with their reasons."""
+    """Rows that fell out since the last batch, with their reasons. Those behind the very last one are in the report alone."""
     epoch: int
     """Counted from 0."""
     part_outcomes: list[Mapping[str, PartOutcome]] = field(default_factory=list)
@@ -68,7 +68,9 @@ class Batch:
         """
         images = self.images
         if images.dtype != np.uint8:
-            raise TypeError(f"as_float() is for uint8 images, and these are {images.dtype}: the transform has scaled them")
+            raise TypeError(
+                f"as_float() is for uint8 images, and these are {images.dtype}: the transform has scaled them"
+            )
         if mean is None and std is None:
             floats: npt.NDArray[np.float32] = np.divide(images, np.float32(255), dtype=np.float32)
             return floats
@@ -83,7 +85,6 @@ class Batch:
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}: {_shown(part)}" for name, part in self.parts.items())
         return f"<Batch of {len(self)} in epoch {self.epoch}: {shown}>"
-
 
 
 def _shown(part: npt.NDArray[Any] | list[Any]) -> str:

@@ -37,13 +37,31 @@ CROWDS = 16
 
 
 @dataclass(slots=True)
+class _Begun:
+    """The last pass of a crowd."""
+
+    passes: int
+    """How many it has made with this one."""
+    epoch: int
+    workers: set[int]
+    """That have begun it."""
+
+    def awaits(self, worker: int, passes: int) -> bool:
+        """Whether it is this pass that the worker is to make.
+
+        One that has begun it already is of another crowd: its user has set the same seed again.
+        """
+        return passes == self.passes and worker not in self.workers
+
+
+@dataclass(slots=True)
 class _Page:
     """What stands on the board."""
 
     next: int = 0
     """The epoch of the pass that begins next."""
-    begun: dict[int, tuple[int, int]] = field(default_factory=dict)
-    """By crowd: how many passes it has made, and the epoch of the last one."""
+    begun: dict[int, _Begun] = field(default_factory=dict)
+    """By crowd."""
     epoch: int = -1
     """Of the pass that began last."""
     reports: dict[int, Report] = field(default_factory=dict)
@@ -63,27 +81,30 @@ class Board:
         if descriptor is None:
             self._write(_Page())
 
-    def begin(self, crowd: int | None, passes: int, epoch: int | None = None) -> int:
+    def begin(self, passes: int, *, crowd: int | None = None, worker: int = 0, epoch: int | None = None) -> int:
         """Begin a pass; gives its epoch, the same to every worker of a crowd.
 
         Args:
-            crowd: a number that all the workers of one DataLoader have, and no others; None for a process by itself.
-            passes: how many this worker has begun before: the workers of a crowd make their passes together.
+            passes: how many this process has begun with this one: the workers of a crowd make their passes together.
+            crowd: a number that all the workers of one DataLoader have, and hardly any others; None for a process by itself.
+            worker: which of them this is.
             epoch: of the pass, where a state has decided that.
         """
         with self._held() as page:
-            before = page.begun.get(crowd) if crowd is not None and epoch is None else None
-            if before is not None and passes <= before[0]:
-                return before[1]  # another worker has begun it; or this one is late, and nobody will look at its pass
-            number = page.next if epoch is None else epoch
-            page.next = number + 1
-            if crowd is not None:
-                page.begun.pop(crowd, None)
-                page.begun[crowd] = passes, number
-                page.begun = dict(list(page.begun.items())[-CROWDS:])
-            if number != page.epoch or epoch is None:
-                page.epoch, page.reports = number, {}
-            return number
+            before = None if crowd is None else page.begun.get(crowd)
+            if before is not None and epoch is None:
+                if passes < before.passes:
+                    return before.epoch  # the others have left that pass behind, and nobody will look at it
+                if before.awaits(worker, passes):
+                    before.workers.add(worker)
+                    return before.epoch
+            return _begin(page, passes, crowd, worker, epoch)
+
+    @property
+    def next(self) -> int:
+        """The epoch of the pass that begins next."""
+        with self._held() as page:
+            return page.next
 
     def set_next(self, epoch: int) -> None:
         """The next pass, whoever begins it, is this epoch."""
@@ -122,6 +143,18 @@ class Board:
         data = pickle.dumps(page, protocol=5)
         write_at(self._descriptor, memoryview(data), 0)
         os.ftruncate(self._descriptor, len(data))
+
+
+def _begin(page: _Page, passes: int, crowd: int | None, worker: int, epoch: int | None) -> int:
+    number = page.next if epoch is None else epoch
+    page.next = number + 1
+    if crowd is not None:
+        page.begun.pop(crowd, None)
+        page.begun[crowd] = _Begun(passes, number, {worker})
+        page.begun = dict(list(page.begun.items())[-CROWDS:])
+    if crowd is None or epoch is None or number != page.epoch:  # others of the crowd may go on from that state as well
+        page.epoch, page.reports = number, {}
+    return number
 
 
 def merged(reports: Sequence[Report]) -> Report:

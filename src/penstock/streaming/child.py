@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import pickle
 import threading
@@ -15,10 +16,12 @@ from penstock.crew.lifetime import leave_signals_to_parent
 from penstock.crew.script import Script, run_script
 from penstock.errors import PenstockError, WorkerError
 from penstock.streaming.feeding import Closed, Feed, feed
-from penstock.streaming.messages import Broken, Message
+from penstock.streaming.messages import Broken, Logged, Message
 from penstock.streaming.pump import Job, Pump
 
 __all__ = ["Start", "main"]
+
+_logger = logging.getLogger("penstock")
 
 LOOK_INTERVAL = 1.0
 """Seconds between two looks whether the parent lives. The end of its connection need not tell: a process that it has forked
@@ -50,6 +53,7 @@ def main(connection: int, rows: int, arena: int) -> NoReturn:
     for descriptor in (connection, rows, arena):
         os.set_inheritable(descriptor, False)
     parent = _Parent(Connection(connection))
+    _logger.addHandler(_Relay(parent))
     start = parent.start()
     try:
         pump = _pump(start, Arena(arena), parent)
@@ -101,11 +105,23 @@ def _relay(rows: Connection, pump: Pump) -> None:
                 rows.send(told)
 
 
+class _Relay(logging.Handler):
+    """Has the parent log what is logged here: how and where is its user's choice."""
+
+    def __init__(self, parent: _Parent) -> None:
+        super().__init__()
+        self._parent = parent
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._parent.send(Logged(record.levelno, record.getMessage()))
+
+
 class _Parent:
     """The other end of the connection."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._sending = threading.Lock()
         self._gone = threading.Event()
 
     def start(self) -> Start:
@@ -117,8 +133,10 @@ class _Parent:
         return start
 
     def send(self, message: Message) -> None:
+        """Hand over a message. From any thread."""
         try:
-            self._connection.send(message)
+            with self._sending:
+                self._connection.send(message)
         except OSError:
             os._exit(1)
 

@@ -6,6 +6,7 @@ nobody but this thread ever waits for it: the lane's hub takes what is there, an
 
 from __future__ import annotations
 
+import contextlib
 import queue
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -87,10 +88,8 @@ def _rows(source: RowSource, plan: Feed, epoch: int, start: int) -> Iterator[Str
 
 
 def _last_words(put: Callable[[Item], None], error: PenstockError) -> None:
-    try:
+    with contextlib.suppress(Closed):
         put(error)
-    except Closed:
-        pass
 
 
 class Closed(Exception):  # noqa: N818 - no error: somebody wants no more rows

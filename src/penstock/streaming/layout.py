@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
@@ -32,7 +33,7 @@ class Stack:
     @property
     def nbytes(self) -> int:
         """Of one row."""
-        return int(np.dtype(self.dtype).itemsize * np.prod(self.shape, dtype=np.int64))
+        return np.dtype(self.dtype).itemsize * math.prod(self.shape)
 
     def __str__(self) -> str:
         return f"{self.name!r} as {np.dtype(self.dtype)} {self.shape}"
@@ -53,29 +54,29 @@ class Layout:
 
     stacks: tuple[Stack, ...]
     batch_size: int
+    sizes: tuple[int, ...] = field(init=False)
+    """Of one row in each stack, in bytes."""
+    starts: tuple[int, ...] = field(init=False)
+    """Where each stack begins, in bytes from the start of the slab."""
+    size: int = field(init=False)
+    """Of a slab, in bytes."""
 
-    @property
-    def starts(self) -> tuple[int, ...]:
-        """Where each stack begins, in bytes from the start of the slab; and at last where the slab ends."""
-        return tuple(accumulate((_aligned(stack.nbytes * self.batch_size) for stack in self.stacks), initial=0))
-
-    @property
-    def size(self) -> int:
-        """Of a slab, in bytes."""
-        return self.starts[-1]
+    def __post_init__(self) -> None:
+        """Compute once what is needed for every row."""
+        sizes = tuple(stack.nbytes for stack in self.stacks)
+        *starts, size = accumulate((_aligned(size * self.batch_size) for size in sizes), initial=0)
+        for name, value in (("sizes", sizes), ("starts", tuple(starts)), ("size", size)):
+            object.__setattr__(self, name, value)
 
     def place(self, index: int, slab: int = 0) -> Place:
         """Where the arrays of the row at `index` lie, given the slab's offset."""
-        return tuple(
-            (slab + start + index * stack.nbytes, stack.nbytes)
-            for start, stack in zip(self.starts, self.stacks, strict=False)  # one start more than stacks: the end
-        )
+        return tuple((slab + start + index * size, size) for start, size in zip(self.starts, self.sizes, strict=True))
 
     def arrays(self, slab: npt.NDArray[np.uint8], count: int) -> dict[str, npt.NDArray[Any]]:
         """The stacks of a batch of `count` rows: views of the slab's bytes."""
         return {
-            stack.name: _stacked(slab[start : start + count * stack.nbytes], stack, count)
-            for start, stack in zip(self.starts, self.stacks, strict=False)
+            stack.name: _stacked(slab[start : start + count * size], stack, count)
+            for stack, start, size in zip(self.stacks, self.starts, self.sizes, strict=True)
         }
 
 

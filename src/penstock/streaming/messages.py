@@ -14,7 +14,7 @@ from penstock.flow import LaneStatistics
 from penstock.records import Outcome, PartOutcome
 from penstock.streaming.layout import Layout
 
-__all__ = ["Assembled", "Broken", "Ended", "EpochEnded", "EpochFed", "Message", "Taken", "Tick"]
+__all__ = ["Assembled", "Broken", "Ended", "EpochEnded", "EpochFed", "Logged", "Message", "Taken", "Tick"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,16 @@ class Broken:
     """Pump: the stream cannot go on."""
 
     error: PenstockError
+    outcomes: tuple[Outcome, ...] = ()
+    """Rows that fell out since the last batch: for the report. Whoever goes on from the state tries them again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """Pump in a process of its own: a line for the log."""
+
+    level: int
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,4 +94,4 @@ class EpochFed:
     epoch: int
 
 
-Message = Assembled | EpochEnded | Tick | Ended | Broken
+Message = Assembled | EpochEnded | Tick | Ended | Broken | Logged

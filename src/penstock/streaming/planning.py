@@ -9,10 +9,10 @@ import json
 import logging
 import math
 import pickle
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from penstock.crew.base import Work
 from penstock.crew.choose import processes_possible
 from penstock.crew.script import NoScriptError, required_script
 from penstock.errors import ConfigError
-from penstock.image.work import InitializedWork, Steps
+from penstock.image.work import Steps
 from penstock.parts import Column, Image, Images, Part, Text, image_config
 from penstock.reading import ShardFetcher, ShardSource, is_shards, stored_work
 from penstock.records import PART
@@ -41,6 +41,8 @@ MOST_WAITING = 1024
 
 LONG = 16
 """Files of a list from which on a state holds their digest, and not each one's mark: some loaders save it with every batch."""
+
+_SIZES = ("size", "resize")
 
 _logger = logging.getLogger("penstock")
 
@@ -63,8 +65,10 @@ class Plan:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What decides which row a position means: see `State.identity`."""
-        order = dataclasses.asdict(self.order)
-        return {"source": _short(self.source.fingerprint), **order, "even": self.even}
+        identity = {"source": _short(self.source.fingerprint), **dataclasses.asdict(self.order), "even": self.even}
+        if self.even:  # an epoch is so many batches then, and a state counts them
+            identity |= {"batch_size": self.config.batch_size, "drop_last": self.config.drop_last}
+        return identity
 
     @cached_property
     def rows(self) -> int:
@@ -74,8 +78,10 @@ class Plan:
 
     @cached_property
     def batches(self) -> int | None:
-        """For each epoch, if all parts are to have the same number: what the one with the most rows needs, whatever fails;
-        with `drop_last`, what the one with the fewest can fill."""
+        """For each epoch, if all parts are to have the same number.
+
+        It is what the one with the most rows needs, whatever fails; with `drop_last`, what the one with the fewest can fill.
+        """
         if not self.even:
             return None
         size, parts = self.config.batch_size, self.order.parts
@@ -87,9 +93,9 @@ class Plan:
             )
         return batches
 
-    def for_epoch(self, number: int) -> Self:
-        """The same plan for one epoch alone; a stream of it begins with a state of that epoch."""
-        plan = copy.copy(self)  # unlike `replace`, this keeps what was found out about the list, at the cost of reading it
+    def until_epoch(self, number: int) -> Self:
+        """The same plan, up to the end of that epoch; a stream of that epoch alone begins there."""
+        plan = copy.copy(self)  # unlike `replace`, this keeps what was found out by reading the list
         object.__setattr__(plan, "config", dataclasses.replace(self.config, epochs=number + 1))
         return plan
 
@@ -126,7 +132,9 @@ class Plan:
             window=max(2 * self.config.batch_size, min(MOST_WAITING, room)),
             batches=self.batches,
             resumed=(state.epoch, state.batches) if begun else None,
-            fetcher=partial(ShardFetcher, self.source.folder) if isinstance(self.source, ShardSource) else None,
+            fetcher=partial(ShardFetcher, self.source.folder, self.source.texts)
+            if isinstance(self.source, ShardSource)
+            else None,
         )
 
     @property
@@ -142,7 +150,9 @@ class Plan:
             return dict(parts)
         nothing: list[Any] = [None] * count
         return {
-            name: list(map(_text, parts.get(name, nothing))) if isinstance(part, Text | Column) else parts.get(name, nothing)
+            name: list(map(_text, parts.get(name, nothing)))
+            if isinstance(part, Text | Column)
+            else parts.get(name, nothing)
             for name, part in asked.items()
         }
 
@@ -162,26 +172,25 @@ def make_plan(
     options: Mapping[str, Any],
 ) -> Plan:
     """Check everything, and open the list; see `penstock.stream`."""
-    check_option_names(options, [spec.name for spec in dataclasses.fields(StreamConfig) if spec.name not in NOT_STREAMED])
-    opened: Source | ShardSource
+    check_option_names(
+        options, [spec.name for spec in dataclasses.fields(StreamConfig) if spec.name not in NOT_STREAMED]
+    )
+    given = dataclasses.replace(config or StreamConfig(), **options)
     if is_shards(source):
-        opened = shards = ShardSource(source, options.get("keep_columns", ()))
-        config = dataclasses.replace(config or StreamConfig(**_as_stored(shards)), **options)
+        opened = _open_shards(source, given, steps, asked=_SIZES if config is not None else tuple(options))
     else:
-        config = dataclasses.replace(config or StreamConfig(), **options)
-        check_fetchable(config)
-        opened = _open_list(source, config)
-    _check_shape(config, steps)
-    _check_rereadable(opened, config, even=even)
-    work = _work(opened, config, steps)
-    setup, in_thread = _place(config, steps, work)
+        opened = _open_list(source, given, steps)
+    if not opened.is_shaped:
+        _check_shape(opened.config)
+    _check_rereadable(opened.source, opened.config, even=even)
+    setup, in_thread = _place(opened.config, steps, opened.work)
     plan = Plan(
-        config=config,
-        source=opened,
+        config=opened.config,
+        source=opened.source,
         setup=setup,
-        work=work,
-        layout=_layout(config, steps),
-        order=_order(config, split),
+        work=opened.work,
+        layout=None if opened.is_shaped else _layout(opened.config),
+        order=_order(opened.config, split),
         even=even,
         in_thread=in_thread,
     )
@@ -189,14 +198,37 @@ def make_plan(
     return plan
 
 
+class _Opened(NamedTuple):
+    """A list or a folder, and what is done with its rows."""
+
+    source: Source | ShardSource
+    config: StreamConfig
+    work: Work
+    is_shaped: bool
+    """A function of the user's decides what the arrays look like."""
+
+
+def _open_shards(folder: Any, given: StreamConfig, steps: Steps, *, asked: Collection[str]) -> _Opened:
+    """What rows are made of is as it was written; so are sizes, unless they are among the options that were `asked` for."""
+    shards = ShardSource(folder, given.keep_columns)
+    if given.parts is not None:
+        raise ConfigError(f"parts: {shards.description} have those that they were written with; leave it out")
+    stored = {name: value for name, value in _as_stored(shards).items() if name not in asked}
+    config = dataclasses.replace(given, **stored, parts=shards.parts, keep_columns=shards.keep_columns)
+    resize = any(name in asked for name in _SIZES)
+    work = stored_work(shards, config.part(ImageConfig), steps, resize=resize)
+    return _Opened(shards, config, work, steps.decide_parts or shards.is_shaped_by_user)
+
+
 def _as_stored(shards: ShardSource) -> dict[str, Any]:
     """The size that the images of a folder have, so that they are read as they are; none if they differ in size."""
-    stored = {name: shards.options[name] for name in ("size", "resize") if name in shards.options}
-    return stored if stored.get("resize") in ("crop", "stretch", "pad") else {}
+    stored = {name: shards.options[name] for name in _SIZES}
+    return stored if stored["resize"] in ("crop", "stretch", "pad") else {}
 
 
-def _open_list(source: Any, config: StreamConfig) -> Source:
-    return open_source(
+def _open_list(source: Any, config: StreamConfig, steps: Steps) -> _Opened:
+    check_fetchable(config)
+    opened = open_source(
         source,
         url_column=config.url_column,
         caption_column=config.caption_column,
@@ -204,12 +236,14 @@ def _open_list(source: Any, config: StreamConfig) -> Source:
         encoding=config.encoding,
         parts=config.parts,
     )
+    return _Opened(opened, config, build_work(config, steps, as_array=True), steps.decide_parts)
 
 
-def _check_shape(config: StreamConfig, steps: Steps) -> None:
-    images = _image_configs(config)
-    for name, image in images.items():
-        if image.resize in ("fit", "none") and name not in _loose(config.parts) and not steps.decide_parts:
+def _check_shape(config: StreamConfig) -> None:
+    for name, image in _image_configs(config).items():
+        part = None if config.parts is None else config.parts[name]
+        may_differ = isinstance(part, Image) and not part.required  # a batch has a list of them
+        if image.resize in ("fit", "none") and not may_differ:
             where = "" if config.parts is None else f"part {name}: "
             raise ConfigError(
                 f"{where}resize={image.resize!r}: a batch needs one shape for all images; expected one of crop, stretch, pad"
@@ -217,11 +251,11 @@ def _check_shape(config: StreamConfig, steps: Steps) -> None:
 
 
 def _image_configs(config: StreamConfig) -> dict[str, ImageConfig]:
-    """The options of each part that is an image for every row."""
+    """The options of each part that is an image, or a list of them."""
     own = config.part(ImageConfig)
     if config.parts is None:
         return {PART: own}
-    return {name: image_config(part, own) for name, part in config.parts.items() if isinstance(part, Image)}
+    return {name: image_config(part, own) for name, part in config.parts.items() if isinstance(part, Image | Images)}
 
 
 def _loose(parts: Mapping[str, Part] | None) -> tuple[str, ...]:
@@ -240,15 +274,6 @@ def _check_rereadable(source: Source | ShardSource, config: StreamConfig, *, eve
         raise ConfigError(f"{source.description} can be read only once, and {why}; pass a file or a list")
 
 
-def _work(source: Source | ShardSource, config: StreamConfig, steps: Steps) -> Work:
-    if isinstance(source, ShardSource) and source.format == "arrays":
-        if steps.transform is not None:
-            raise ConfigError(f"transform gets the bytes of a file, and {source.description} are arrays; use transform_image")
-        work = stored_work(source, config.part(ImageConfig), steps.transform_image)
-        return work if steps.initializer is None else InitializedWork(work, steps.initializer)
-    return build_work(config, steps, as_array=True)
-
-
 def _place(config: StreamConfig, steps: Steps, work: Work) -> tuple[Setup, bool]:
     """How wide, and whether the pump has to stand in a thread of this process.
 
@@ -264,16 +289,16 @@ def _place(config: StreamConfig, steps: Steps, work: Work) -> tuple[Setup, bool]
         required_script(pickle.dumps(work))
     except NoScriptError as error:
         _logger.warning("threads of this process decode, which slows its own work down: %s", error)
-        return dataclasses.replace(setup, crew="threads", fetch=setup.fetch if setup.fetch != "worker" else "threads"), True
+        return dataclasses.replace(
+            setup, crew="threads", fetch=setup.fetch if setup.fetch != "worker" else "threads"
+        ), True
     except Exception:  # noqa: BLE001 - pickle raises all sorts; with threads nothing need be sent anywhere
         return setup, True
     return setup, False
 
 
-def _layout(config: StreamConfig, steps: Steps) -> Layout | None:
-    """How a batch is divided, as far as the options tell."""
-    if steps.decide_parts:
-        return None
+def _layout(config: StreamConfig) -> Layout:
+    """How a batch is divided, where no function of the user's decides that."""
     sizes = {name: image.size for name, image in _image_configs(config).items() if name not in _loose(config.parts)}
     stacks = tuple(Stack(name, np.dtype(np.uint8).str, (size, size, 3)) for name, size in sizes.items())
     return Layout(stacks, config.batch_size)

@@ -99,7 +99,9 @@ class Pump:
             resumed=job.resumed,
         )
         landing = Landing(arena.descriptor)
-        self._lane: Lane = build_lane(job.setup, job.config, job.work, landing=landing, fetcher=job.fetcher() if job.fetcher else None)
+        self._lane: Lane = build_lane(
+            job.setup, job.config, job.work, landing=landing, fetcher=job.fetcher() if job.fetcher else None
+        )
         self._thread: int | None = None
         self._stopping = False
         self._due = 0.0
@@ -138,11 +140,11 @@ class Pump:
         except _StoppedError:
             pass
         except PenstockError as error:
-            self._consumer.send(Broken(error))
+            self._consumer.send(Broken(error, self._assembler.fallen))
         except Exception as bug:  # noqa: BLE001 - whatever it is, the training loop must not wait for ever
             failed = WorkerError(f"the stream failed: {bug!r}; please report this with your options")
             failed.__cause__ = bug
-            self._consumer.send(Broken(failed))
+            self._consumer.send(Broken(failed, self._assembler.fallen))
         finally:
             self.inlet.close()
 

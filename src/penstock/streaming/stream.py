@@ -38,7 +38,7 @@ from penstock.report.report import Report
 from penstock.report.verdict import verdict
 from penstock.streaming.batch import Batch
 from penstock.streaming.hosts import DiedError, Host
-from penstock.streaming.messages import Assembled, Broken, Ended, EpochEnded, Tick
+from penstock.streaming.messages import Assembled, Broken, Ended, EpochEnded, Logged, Tick
 from penstock.streaming.order import StreamRow
 from penstock.streaming.planning import Plan, make_plan
 from penstock.streaming.state import State
@@ -99,12 +99,17 @@ def stream(
 
 
 class Stream:
-    """An iterator of `Batch`, made by `stream`. For one thread at a time."""
+    """An iterator of `Batch`, made by `stream`. For one thread at a time.
 
-    def __init__(self, plan: Plan) -> None:
+    Args:
+        plan: what it gives.
+        epoch: where it begins.
+    """
+
+    def __init__(self, plan: Plan, epoch: int = 0) -> None:
         self.config = plan.config
         self._plan = plan
-        self._state = State({})
+        self._state = State({}, epoch)
         """Its identity is asked of the plan when it is needed: it may cost a pass over the list."""
         self._receiver: _Receiver | None = None
         self._finalizer: weakref.finalize[Any, Any] | None = None
@@ -113,6 +118,8 @@ class Stream:
         self._statistics: LaneStatistics | None = None
         self._peak = 0
         self._deaths = 0
+        self._fallen: list[Outcome] = []
+        """Rows that fell out behind the last batch of an epoch: the next batch tells of them."""
         self._ended = self._closed = False
 
     def __enter__(self) -> Self:
@@ -234,18 +241,23 @@ class Stream:
                 self._statistics = statistics
                 self._peak = max(self._peak, resident)
             case Assembled():
-                batch = receiver.batch_of(message, self._plan)
+                batch = receiver.batch_of(message, self._plan, fallen=tuple(self._fallen))
+                self._fallen.clear()
                 self._state.received(message.epoch, message.positions, batch=True)
                 self._account.add(message)
                 self._fell_out(message.epoch, message.outcomes, ended=message.last)
                 return batch
             case EpochEnded(epoch, outcomes):
                 self._fell_out(epoch, outcomes, ended=True)
+                self._fallen += outcomes
             case Ended():
                 self._clock.stop()
                 self._ended = True
                 self._dismiss()
-            case Broken(error):
+            case Logged(level, text):
+                _logger.log(level, "%s", text)
+            case Broken(error, outcomes):
+                self._account.add_outcomes(outcomes)
                 self.close()
                 raise error
         return None
@@ -264,11 +276,15 @@ class Stream:
         source = self._plan.source
         if not source.rereadable:
             self.close()
-            raise WorkerError(f"{error}; {source.description} can be read only once, so the stream cannot go on") from error
+            raise WorkerError(
+                f"{error}; {source.description} can be read only once, so the stream cannot go on"
+            ) from error
         if self._deaths >= MAX_DEATHS:
             self.close()
             raise error
-        _logger.warning("%s; another one goes on from here", error)
+        _logger.warning(
+            "%s; another one goes on from here", str(error)
+        )  # its frames have batches: nobody is to keep them
 
 
 class _Receiver:
@@ -285,8 +301,8 @@ class _Receiver:
         self.host.close()
         self._mapping.close()
 
-    def batch_of(self, message: Assembled, plan: Plan) -> Batch:
-        """The batch, and a word to the host that it was taken."""
+    def batch_of(self, message: Assembled, plan: Plan, *, fallen: tuple[Outcome, ...]) -> Batch:
+        """The batch, which tells of those that have fallen before, too; and a word to the host that it was taken."""
         layout, slab = message.layout, message.inline
         if message.slab is not None:
             slab = self._mapping.array(message.slab, layout.size, functools.partial(self._freed.append, message.slab))
@@ -299,7 +315,7 @@ class _Receiver:
             fields=plan.fields_of(message.fields),
             captions=message.captions if plan.captioned else None,
             part_outcomes=message.part_outcomes,
-            outcomes=message.outcomes,
+            outcomes=(*fallen, *message.outcomes),
             epoch=message.epoch,
         )
 
