@@ -31,7 +31,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.context import get_spawning_popen
 from typing import Any, NoReturn
 
@@ -42,7 +42,7 @@ from penstock.config import StreamConfig, available_cores
 from penstock.crew.script import stop_if_in_worker
 from penstock.errors import ConfigError, MissingExtraError, StateRefusedError
 from penstock.image.work import ImageTransform, Initializer, Steps, Transform
-from penstock.records import Outcome
+from penstock.records import Outcome, PartOutcome
 from penstock.report.report import Report
 from penstock.streaming.batch import Batch
 from penstock.streaming.board import Board, merged
@@ -90,12 +90,14 @@ class TorchBatch:
     `UrlDataset.report` only."""
     epoch: int
     """Counted from 0."""
+    part_outcomes: list[Mapping[str, PartOutcome]] = field(default_factory=list)
+    """As of `penstock.Batch`."""
 
     @classmethod
     def of(cls, batch: Batch) -> TorchBatch:
         """The batch with tensors that share the memory of its arrays."""
         parts = {name: _mapped(part, np.ndarray, _tensor) for name, part in batch.parts.items()}
-        return cls(batch.keys, parts, batch.fields, batch.captions, batch.outcomes, batch.epoch)
+        return cls(batch.keys, parts, batch.fields, batch.captions, batch.outcomes, batch.epoch, batch.part_outcomes)
 
     @property
     def images(self) -> torch.Tensor:

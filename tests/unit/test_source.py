@@ -139,7 +139,7 @@ def test_a_slice_is_the_slice_of_the_whole(ending: str, records: list[Record], s
     with tempfile.TemporaryDirectory() as folder:
         for stem, part in {"a": records[: len(records) // 2], "b": records[len(records) // 2 :]}.items():
             write_list(Path(folder), ending, part, stem)
-        source = open_source(folder, **({} if ending == "txt" else {"caption_column": "caption"}))
+        source = open_source(folder, caption_column=None if ending == "txt" else "caption")
         whole = list(source.rows())
         if ending != "txt":  # there, blank lines at the end of the first file are no rows
             assert [(row.url, row.caption) for row in whole] == [(row["url"], row["caption"]) for row in records]
@@ -508,12 +508,11 @@ def test_lists_in_other_encodings(tmp_path: Path, ending: str, encoding: str) ->
     records = [record(number, "é" * number) | {"url": f"https://example.com/é{number}.jpg"} for number in range(3)]
     text = FORMATS[ending.removesuffix(".gz")](records).decode()
     path = write(tmp_path, f"list.{ending}", text.encode(encoding))
-    captions = {} if ending == "txt" else {"caption_column": "caption"}
-    source = open_source(path, **captions, encoding=encoding)
+    source = open_source(path, caption_column=None if ending == "txt" else "caption", encoding=encoding)
     assert source.spec is not None
     for opened in (source, pickle.loads(pickle.dumps(source.spec)).open()):
         assert urls(opened) == [row["url"] for row in records]
-    if captions:
+    if source.spec.caption_column is not None:
         assert [row.caption for row in source.rows()] == [row["caption"] or "number 0" for row in records]
 
 

@@ -324,17 +324,16 @@ class Assembler:
             if not epoch.complete:
                 yield from _drained(epoch.full)
                 if self._has_dried_up(epoch) and not epoch.inside:
-                    yield Broken(
-                        NoImagesError(f"none of the last {epoch.barren} rows gave an image:\n{_table(epoch.reasons)}")
-                    )
+                    why = f"none of the last {epoch.barren} rows gave an image:\n{_table(epoch.reasons)}"
+                    yield Broken(NoImagesError(why), tuple(epoch.outcomes))
                 return
             self._flush(epoch)
             batches = list(_drained(epoch.full))
             del self._epochs[epoch.number]
             self.finished = epoch.number
             yield from _closed(epoch, batches)
-            if (why := self._why_nothing(epoch)) is not None:
-                yield Broken(NoImagesError(why))
+            if (nothing := self._why_nothing(epoch)) is not None:
+                yield Broken(NoImagesError(nothing))
 
     def _has_dried_up(self, epoch: _Epoch) -> bool:
         """Whether an epoch that goes round its rows has gone through all of them without an image."""

@@ -139,6 +139,8 @@ class Pump:
                 self._consumer.send(Ended())
         except _StoppedError:
             pass
+        except _BrokenError as broken:
+            self._consumer.send(broken.message)
         except PenstockError as error:
             self._consumer.send(Broken(error, self._assembler.fallen))
         except Exception as bug:  # noqa: BLE001 - whatever it is, the training loop must not wait for ever
@@ -178,7 +180,7 @@ class Pump:
     def _send(self, messages: Iterable[Assembled | EpochEnded | Broken]) -> None:
         for message in messages:
             if isinstance(message, Broken):
-                raise message.error
+                raise _BrokenError(message)
             if isinstance(message, Assembled):
                 self._wait_for_credit()
             self._consumer.send(message)
@@ -197,3 +199,11 @@ class Pump:
 
 class _StoppedError(Exception):
     """The pump was stopped while it waited for credit."""
+
+
+class _BrokenError(Exception):
+    """The assembler has found that the stream cannot go on."""
+
+    def __init__(self, message: Broken) -> None:
+        super().__init__(message)
+        self.message = message
