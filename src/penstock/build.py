@@ -197,7 +197,7 @@ def build_lane(
     workers = setup.workers_of(lane)
     deadline = config.decode_timeout
     bound = worker_memory(config, work)
-    if setup.fetch == "worker":
+    if setup.fetch == "worker" and fetcher is None:
         from penstock.crew.fetching import FetchingWork
 
         work = FetchingWork(fetch_config, work)

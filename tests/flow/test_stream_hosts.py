@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import gc
+import itertools
 import logging
 import mmap
 import os
 import random
 import resource
 import signal
+import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +44,15 @@ from flow.stream_fakes import (
 )
 from penstock.errors import ConfigError, NoImagesError, PenstockError, SourceError, WorkerError
 from penstock.image.work import Steps
-from penstock.records import Reason
-from penstock.streaming.hosts import ChildHost
-from penstock.streaming.stream import Stream
+from penstock.records import Reason, Request, Row
+from penstock.streaming import hosts as hosts_module
+from penstock.streaming.batch import Batch
+from penstock.streaming.feeding import Feed
+from penstock.streaming.hosts import CHUNK, CHUNK_INTERVAL, ChildHost, _RemoteFeeder
+from penstock.streaming.messages import EpochFed
+from penstock.streaming.order import Order
+from penstock.streaming.stream import Stream, _Receiver
+from penstock.testing.leaks import no_leaks
 
 CHILDREN = ("processes", "threads")
 REGION = -(-8 * SIZE * SIZE * 3 // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
@@ -329,6 +342,62 @@ def test_without_end_it_goes_on_until_the_loop_is_left(place: str) -> None:
     assert not stream.report.finished
 
 
+def test_a_generator_that_wants_to_exit_ends_the_stream(place: str) -> None:
+    """SystemExit in its thread is an error of the list, and not silence."""
+
+    def rows() -> Iterator[str]:
+        yield from urls_of(20)
+        sys.exit("enough")
+
+    with offline_stream(rows(), place) as stream, pytest.raises(SourceError, match="SystemExit: enough"):
+        list(stream)
+
+
+def test_after_an_interrupt_the_loop_goes_on(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever inside `next` it comes: what was not received comes again, and nothing else."""
+    whole = _Receiver.batch_of
+    interrupted: list[int] = []
+
+    def batch_of(receiver: _Receiver, *arguments: Any, **options: Any) -> Batch:
+        if not interrupted:
+            interrupted.append(1)
+            raise KeyboardInterrupt
+        interrupted.clear()
+        return whole(receiver, *arguments, **options)
+
+    monkeypatch.setattr(_Receiver, "batch_of", batch_of)
+    batches: list[Batch] = []
+    with offline_stream(urls_of(24), place) as stream:
+        while len(batches) < 3:
+            with contextlib.suppress(KeyboardInterrupt):
+                batches.append(next(stream))
+    assert sorted(numbers_of(batches)) == list(range(24))
+
+
+def test_a_row_of_a_slow_list_does_not_wait_for_others() -> None:
+    """Though the rows of a fast one travel together: each is here before the next one is read."""
+    arrived = threading.Semaphore(0)
+    alone: list[bool] = []
+
+    class Slow:
+        def rows(self, start: int = 0) -> Iterator[Row]:
+            for index in range(start, 3):
+                threading.Event().wait(2 * CHUNK_INTERVAL)
+                yield Row(index, (Request("image", "picture 0"),))
+                alone.append(arrived.acquire(timeout=5))
+
+    ours, theirs = Pipe()
+    feeder = _RemoteFeeder(ours, Feed(Order(0, 0), epochs=1), Slow(), chunk=CHUNK)
+    feeder.start()
+    with contextlib.closing(feeder), theirs:
+        for index in range(3):
+            (row,) = theirs.recv()
+            assert row.index == index
+            arrived.release()
+        assert isinstance(theirs.recv()[-1], EpochFed)
+    assert alone == [True] * 3
+
+
 # What is wrong with the rows.
 
 
@@ -453,6 +522,65 @@ def test_a_list_that_cannot_be_read_again_dies_with_its_process() -> None:
         os.kill(process_of(stream), signal.SIGKILL)
         with pytest.raises(WorkerError, match=r"SIGKILL.*; the generator can be read only once"):
             list(stream)
+
+
+# What the system refuses.
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, where: Any, name: str, error: Exception, turn: int) -> None:
+    """Have a function raise, at its call with that number, counted from 1."""
+    real, calls = getattr(where, name), itertools.count(1)
+
+    def refusing(*arguments: Any, **options: Any) -> Any:
+        if next(calls) == turn:
+            raise error
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(where, name, refusing)
+
+
+FULL = OSError(errno.EMFILE, "Too many open files")
+CROWDED = RuntimeError("can't start new thread")
+
+
+@pytest.mark.parametrize(
+    ("host", "where", "name", "error", "turn"),
+    [
+        ("thread", os, "dup", FULL, 1),
+        ("thread", threading.Thread, "start", CROWDED, 1),
+        ("thread", hosts_module, "Pump", FULL, 1),
+        ("threads", hosts_module, "Arena", FULL, 1),
+        ("threads", socket, "socketpair", FULL, 1),
+        ("threads", socket, "socketpair", FULL, 2),
+        ("threads", subprocess, "Popen", FULL, 1),
+        ("threads", threading.Thread, "start", CROWDED, 1),
+    ],
+)
+def test_what_the_system_refuses_is_named_and_nothing_is_left(
+    host: str, where: Any, name: str, error: Exception, turn: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of descriptors, threads and processes; the stream is as before, and can be begun later on."""
+    with offline_stream(urls_of(20), host) as stream:
+        with monkeypatch.context() as context, no_leaks():
+            refuse(context, where, name, error, turn)
+            with pytest.raises(WorkerError, match=rf"^the stream's .* cannot be started: .*{error.args[-1]}$"):
+                next(stream)
+        assert len(numbers_of(stream)) == 20
+
+
+def test_without_a_thread_for_the_list_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pump, which runs already, ends."""
+    real = threading.Thread.start
+
+    def start(thread: threading.Thread) -> None:
+        if thread.name == "penstock-feeder":
+            raise CROWDED
+        real(thread)
+
+    with offline_stream(urls_of(20), "thread") as stream, monkeypatch.context() as context, no_leaks():
+        context.setattr(threading.Thread, "start", start)
+        with pytest.raises(WorkerError, match=r"^the stream's thread penstock-feeder cannot be started: can't start"):
+            next(stream)
 
 
 # Where it stands.

@@ -343,3 +343,13 @@ def test_in_a_process_of_its_own(run: RunFunction, items: list[dict[str, Any]], 
     """Worker processes give the same."""
     run(items, parts=PARTS, format="parquet")
     assert_same(read(tmp_path / "out", strategy="auto"), read(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("strategy", ["processes", "hybrid"])
+def test_no_worker_fetches_what_lies_here(run: RunFunction, urls: list[str], tmp_path: Path, strategy: str) -> None:
+    """Whatever the strategy, and with the size that was stored, though a config is given."""
+    written = run(urls, format="webdataset").written
+    config = penstock.StreamConfig(batch_size=16, strategy=strategy, workers=1)  # type: ignore[arg-type]  # a text of the parameters
+    with penstock.stream(tmp_path / "out", config=config) as batches:
+        shapes = [batch.images.shape[1:] for batch in batches for _ in batch.keys]
+    assert shapes == [(32, 32, 3)] * written

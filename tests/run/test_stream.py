@@ -210,6 +210,7 @@ def test_a_list_shorter_than_a_batch_without_end(urls: list[str]) -> None:
         ({"epochs": 0}, "epochs"),
         ({"split": (2, 2)}, r"split \(2, 2\): expected \(i, n\)"),
         ({"split": 3}, "split 3: expected"),
+        ({"split": (0.5, 2)}, r"split \(0.5, 2\): expected"),
         ({"split": (0, 50), "even": True}, "the list has 40 rows for 50 parts"),
         ({"split": (0, 3), "even": True, "drop_last": True, "batch_size": 16}, "not enough for a batch of 16 each"),
         ({"transform": "upper"}, "transform: expected a function"),

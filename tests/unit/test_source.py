@@ -3,6 +3,7 @@
 import csv
 import datetime as dt
 import decimal
+import enum
 import gzip
 import io
 import json
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -411,6 +413,32 @@ def test_kept_values_are_json_types() -> None:
     assert source.kept_schema is not None
     back = pa.Table.from_pylist([dict(first), dict(second)], source.kept_schema)
     assert back.to_pylist() == [first, second]
+
+
+class Size(enum.IntEnum):
+    LARGE = 3
+
+
+class Label(enum.StrEnum):
+    CAT = "cat"
+
+
+class Name(str):
+    __slots__ = ()
+
+
+@pytest.mark.parametrize(
+    ("value", "plain"),
+    [(Size.LARGE, 3), (Label.CAT, "cat"), (Name("Tom"), "Tom"), (np.float64(1.5), 1.5), (np.str_("a"), "a")],
+)
+def test_kept_values_need_no_class_of_the_users(value: Any, plain: Any) -> None:
+    """Not even nested ones: another process, which has no such class, can load them."""
+    source = open_source([{"url": "u", "value": value, "values": {value: [value]}}], keep_columns=["value", "values"])
+    (row,) = source.rows()
+    assert row.fields["value"] == plain
+    ((key, (inner,)),) = row.fields["values"].items()
+    assert {type(row.fields["value"]), type(inner)} == {type(plain)}
+    assert type(key) is str
 
 
 def test_blank_lines_of_a_text_list() -> None:

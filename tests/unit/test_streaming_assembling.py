@@ -20,9 +20,9 @@ from penstock.crew import arena as arena_module
 from penstock.crew.arena import Arena, Landing, Place
 from penstock.errors import ConfigError, NoImagesError, RowFailedError, TooManyFailuresError
 from penstock.records import Kind, Landed, Outcome, Reason, Request, Result, Sample, Settled, Value
-from penstock.streaming.assembling import PROBATION, Assembler, Slabs
+from penstock.streaming.assembling import MOST_FALLEN, PROBATION, Assembler, Slabs
 from penstock.streaming.layout import Layout, Stack
-from penstock.streaming.messages import Assembled, Broken, EpochEnded
+from penstock.streaming.messages import Assembled, Broken, EpochEnded, Fallen, Output
 from penstock.streaming.order import StreamRow
 
 ITEM = (2, 3)
@@ -116,11 +116,11 @@ class Loop:
         """All rows of the epoch have gone in."""
         self._take(self.assembler.epoch_fed(epoch))
 
-    def _take(self, messages: Iterable[Assembled | EpochEnded | Broken]) -> None:
+    def _take(self, messages: Iterable[Output]) -> None:
         for message in messages:
             if isinstance(message, Broken):
                 raise message.error
-            if message.outcomes or isinstance(message, EpochEnded) or message.last:
+            if message.outcomes or isinstance(message, EpochEnded | Fallen) or message.last:
                 self.ends.append((message.epoch, message.outcomes))
             if isinstance(message, Assembled):
                 self.received.append((message, self._arrays_of(message)))
@@ -627,3 +627,30 @@ def test_an_even_epoch_goes_on_with_the_slow_ones(arena: Arena) -> None:
     assert loop.assembler.may_feed()
     loop.do(*range(100, 103))
     assert loop.positions == [(0, 100, 101, 102)]
+
+
+def test_failures_that_come_first_are_not_too_many(arena: Arena) -> None:
+    """Rows without a URL settle at once: as long as those inside can make up for it, nothing is stopped."""
+    loop = Loop(arena, config_of(min_success=0.5))
+    inside = [loop.feed(row_of(position)) for position in range(2 * PROBATION)]
+    for position in range(PROBATION + 1):
+        loop.settle(failed(loop.feed(row_of(1000 + position))))
+    for row in inside[:PROBATION]:
+        loop.submit(row)
+        loop.settle(written(row))
+    *some, last = inside[PROBATION : PROBATION + 50]  # 100 images, and then 50 more at most, of 301 rows
+    for row in some:
+        loop.settle(failed(row))
+    with pytest.raises(TooManyFailuresError):
+        loop.settle(failed(last))
+
+
+def test_failures_without_end_do_not_pile_up(arena: Arena) -> None:
+    """They go out by themselves when they are many, each of them once."""
+    loop = Loop(arena, config_of())
+    for position in range(1, 2 * MOST_FALLEN + 4):
+        loop.settle(failed(loop.feed(row_of(position))))
+    assert [len(outcomes) for _, outcomes in loop.ends] == [MOST_FALLEN, MOST_FALLEN]
+    loop.do(0)
+    loop.end()
+    assert sorted(outcome.row.index for outcome in loop.fallen) == list(range(1, 2 * MOST_FALLEN + 4))

@@ -28,6 +28,9 @@ __all__ = ["Cells", "Columns", "Once", "Reader", "clean_text", "clean_url", "jso
 Cells = tuple[str | None, str | None, dict[str, Any]]
 """URL, caption and kept columns of one row."""
 
+PLAIN_TYPES = frozenset({type(None), str, bool, int})
+"""Whose values are JSON as they are."""
+
 SHOWN_COLUMNS = 20
 """How many column names a message lists; more would not be read. The number is arbitrary."""
 
@@ -161,13 +164,16 @@ def clean_text(value: Any) -> str | None:
 def jsonable(value: Any) -> Any:
     r"""The JSON type that is nearest to `value`; numbers that JSON lacks (NaN, infinities) become None.
 
+    What is made of a class derived from such a type (an IntEnum of the user's script, numpy's float64) is of the type itself:
+    other processes need not know the class.
+
     >>> jsonable({"a": (1, float("nan"))}), jsonable(b"\xff\x00")
     ({'a': [1, None]}, 'ff00')
     """
-    if value is None or isinstance(value, (str, bool, int)):
+    if type(value) in PLAIN_TYPES:
         return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
+    if isinstance(value, (float, str, int)):
+        return _plain(value)
     if isinstance(value, Mapping):
         return {str(name): jsonable(item) for name, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
@@ -175,6 +181,14 @@ def jsonable(value: Any) -> Any:
     if hasattr(value, "tolist"):  # numpy's scalars and arrays
         return jsonable(value.tolist())
     return _text_of_bytes(value) if isinstance(value, bytes) else str(value)
+
+
+def _plain(value: float | str) -> float | str | None:
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int.__int__(value)
+    return float.__float__(value) if math.isfinite(value) else None
 
 
 def _text_of_bytes(value: bytes) -> str:

@@ -29,13 +29,16 @@ from penstock.crew.arena import Arena, Place
 from penstock.errors import ConfigError, NoImagesError, RowFailedError, TooManyFailuresError
 from penstock.records import Kind, Outcome, Reason, Row, Sample, Settled
 from penstock.streaming.layout import Layout, differing, stacks_of
-from penstock.streaming.messages import Assembled, Broken, EpochEnded
+from penstock.streaming.messages import Assembled, Broken, EpochEnded, Fallen, Output
 from penstock.streaming.order import StreamRow
 
 __all__ = ["Assembler", "Slabs"]
 
 PROBATION = 100
 """Rows before `min_success` counts."""
+
+MOST_FALLEN = 4096
+"""Rows that fell out and wait for the next batch to tell of them: some 5 MB. More of them go out by themselves. Arbitrary."""
 
 MOST_ENDED = 2
 """Epochs whose rows have all gone in and not all come out. More would only be a queue of epochs of a short list."""
@@ -174,7 +177,7 @@ class Assembler:
         if self._config.ordered:
             epoch.order.append(row.position)
 
-    def epoch_fed(self, number: int) -> list[Assembled | EpochEnded | Broken]:
+    def epoch_fed(self, number: int) -> list[Output]:
         """All rows of an epoch have gone in."""
         self._epoch(number).ended = True
         return list(self._released())
@@ -188,7 +191,7 @@ class Assembler:
         self._places[row.epoch, row.position] = slab, index
         return None if slab.offset is None else self._layout.place(index, slab.offset)
 
-    def add(self, settled: Settled) -> Iterator[Assembled | EpochEnded | Broken]:
+    def add(self, settled: Settled) -> Iterator[Output]:
         """A row is settled: the batches that can go out now, also if a row behind them raises an error.
 
         Raises:
@@ -242,8 +245,10 @@ class Assembler:
             raise RowFailedError(outcome)
 
     def _check_share(self, epoch: _Epoch) -> None:
+        """Stop where even with all the rows that are inside the share would be too small: those that fail are settled first."""
         wanted = self._config.min_success
-        if self._settled >= PROBATION and self._images < wanted * self._settled:
+        inside = sum(open_epoch.inside for open_epoch in self._epochs.values())
+        if self._settled >= PROBATION and self._images + inside < wanted * (self._settled + inside):
             raise TooManyFailuresError(
                 f"only {self._images} of the first {self._settled} rows gave an image, and min_success is {wanted:g}:"
                 f"\n{_table(epoch.reasons)}"
@@ -317,12 +322,15 @@ class Assembler:
         assert slab.offset is not None
         return np.frombuffer(self._slabs.arena.read(slab.offset + start, size), np.uint8)
 
-    def _released(self) -> Iterator[Assembled | EpochEnded | Broken]:
+    def _released(self) -> Iterator[Output]:
         """What can go out: the batches of the oldest epoch, and of those after it once it is complete."""
         while self._epochs:
             epoch = self._epochs[min(self._epochs)]
             if not epoch.complete:
                 yield from _drained(epoch.full)
+                if len(epoch.outcomes) >= MOST_FALLEN:
+                    outcomes, epoch.outcomes = tuple(epoch.outcomes), []
+                    yield Fallen(epoch.number, outcomes)
                 if self._has_dried_up(epoch) and not epoch.inside:
                     why = f"none of the last {epoch.barren} rows gave an image:\n{_table(epoch.reasons)}"
                     yield Broken(NoImagesError(why), tuple(epoch.outcomes))

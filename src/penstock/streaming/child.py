@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from penstock.crew.arena import Arena
 from penstock.crew.lifetime import leave_signals_to_parent
 from penstock.crew.script import Script, run_script
-from penstock.errors import PenstockError, WorkerError
+from penstock.errors import PenstockError, SourceError, WorkerError
 from penstock.streaming.feeding import Closed, Feed, feed
 from penstock.streaming.messages import Broken, Logged, Message
 from penstock.streaming.pump import Job, Pump
@@ -92,22 +92,32 @@ def _feed(start: Start, pump: Pump, rows: Connection) -> None:
         return
     try:
         source = start.spec.open()
-    except PenstockError as error:
-        with contextlib.suppress(Closed):
-            pump.inlet.put(error)
+    except BaseException as error:  # noqa: BLE001 - nobody is behind this thread
+        _give_up(pump, error)
         return
     feed(source, start.feed, pump.inlet.put, lambda: pump.finished)
 
 
 def _relay(rows: Connection, pump: Pump) -> None:
     told = pump.finished
-    with contextlib.suppress(EOFError, OSError, Closed):
+    try:
         while True:
             for item in rows.recv():
                 pump.inlet.put(item)
             if pump.finished != told:
                 told = pump.finished
                 rows.send(told)
+    except (EOFError, OSError, Closed):
+        pass
+    except BaseException as error:  # noqa: BLE001 - pickle raises all sorts
+        _give_up(pump, error)
+
+
+def _give_up(pump: Pump, error: BaseException) -> None:
+    if not isinstance(error, PenstockError):
+        error = SourceError(f"the list cannot be read in the stream's process: {type(error).__name__}: {error}")
+    with contextlib.suppress(Closed):
+        pump.inlet.put(error)
 
 
 class _Relay(logging.Handler):

@@ -75,7 +75,7 @@ def feed(source: RowSource, plan: Feed, put: Callable[[Item], None], finished: C
         pass
     except PenstockError as error:
         _last_words(put, error)
-    except Exception as error:  # noqa: BLE001 - the user's generator may raise anything
+    except BaseException as error:  # noqa: BLE001 - the user's generator may raise anything, and nobody is behind this thread
         failed = SourceError(f"the source raised {type(error).__name__}: {error}")
         failed.__cause__ = error
         _last_words(put, failed)

@@ -23,7 +23,8 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
@@ -41,6 +42,10 @@ __all__ = ["ChildHost", "DiedError", "Host", "ThreadHost"]
 CHUNK = 64
 """Rows of a list in memory that travel together. Those of a generator go one by one, as they come."""
 
+CHUNK_INTERVAL = 0.02
+"""Seconds after which a chunk goes out though it is not full: a list may be slow to read. Arbitrary: 50 messages a second
+cost nothing."""
+
 PATIENCE = 1.0
 """Seconds for threads to end. Those of the pump do so at once; the user's generator may not."""
 
@@ -55,8 +60,12 @@ class Host(Protocol):
     descriptor: int
     """Of the arena; whoever takes it duplicates it."""
 
+    def wait(self) -> None:
+        """Until there is a message, or never will be. The place for an interrupt: nothing is lost by it."""
+        ...
+
     def receive(self) -> Message:
-        """The next message; waits for it.
+        """The next message.
 
         Raises:
             DiedError: the pump is no more.
@@ -90,27 +99,32 @@ class ChildHost:
         self._owner = os.getpid()
         self._process: subprocess.Popen[bytes] | None = None
         pickled = pickle.dumps(job, protocol=5)
-        self._arena = Arena()
-        self.descriptor = self._arena.descriptor
-        ours, theirs = socket.socketpair()
-        try:
+        with _naming_refusals("the stream's process"), contextlib.ExitStack() as undo:
+            self._arena = Arena()
+            undo.callback(self._arena.close)
+            self.descriptor = self._arena.descriptor
+            ours, theirs = socket.socketpair()
+            undo.callback(ours.close)
             with theirs:
                 self._process, self._connection = start_partner(
                     "penstock.streaming.child", "the stream's process", (theirs.fileno(), self.descriptor)
                 )
-        except BaseException:
-            ours.close()
-            self._arena.close()
-            raise
-        self._feeder = _RemoteFeeder(Connection(ours.detach()), plan, source, chunk)
-        with contextlib.suppress(OSError):  # it is dead already, which `receive` will tell
-            self._connection.send(Start(pickled, script_of(pickled), plan, spec, os.getpid()))
-        self._feeder.start()
+            self._feeder = _RemoteFeeder(Connection(ours.detach()), plan, source, chunk)
+            undo.pop_all()
+            undo.callback(self.close)
+            with contextlib.suppress(OSError):  # it is dead already, which `receive` will tell
+                self._connection.send(Start(pickled, script_of(pickled), plan, spec, os.getpid()))
+            self._feeder.start()
+            undo.pop_all()
+
+    def wait(self) -> None:
+        """Until there is a message, or never will be."""
+        with contextlib.suppress(OSError):  # its death is heard by `receive`
+            self._connection.poll(None)
 
     def receive(self) -> Message:
-        """The next message; waits for it."""
+        """The next message."""
         try:
-            self._connection.poll(None)  # an interrupt is to come here, and not in the middle of a message
             message: Message = self._connection.recv()
         except (EOFError, OSError):
             raise DiedError(f"the stream's process has died: {self._ending()}") from None
@@ -149,14 +163,15 @@ class _RemoteFeeder:
         self._source = source
         self._size = chunk
         self._chunk: list[Item] = []
+        self._sent = time.monotonic()
+        """When the last chunk went out."""
         self._finished = plan.first_epoch - 1
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         if self._source is not None:
             arguments = (self._source, self._plan, self._put, self._finished_epoch)
-            self._thread = threading.Thread(target=feed, args=arguments, name="penstock-feeder", daemon=True)
-            self._thread.start()
+            self._thread = _started("penstock-feeder", lambda: feed(*arguments))
 
     def close(self) -> None:
         """Let the thread go; one that waits inside the user's generator ends with its next row."""
@@ -166,12 +181,14 @@ class _RemoteFeeder:
 
     def _put(self, item: Item) -> None:
         self._chunk.append(item)
-        if len(self._chunk) >= self._size or not hasattr(item, "index"):
+        late = time.monotonic() - self._sent > CHUNK_INTERVAL
+        if late or len(self._chunk) >= self._size or not hasattr(item, "index"):
             chunk, self._chunk = self._chunk, []
             try:
                 self._connection.send(chunk)
             except OSError:
                 raise Closed from None
+            self._sent = time.monotonic()  # afterwards: it may have waited for the other side
 
     def _finished_epoch(self) -> int:
         while self._connection.poll():
@@ -186,29 +203,34 @@ class ThreadHost:
         job: what it does.
         plan: which rows it gets.
         source: the list.
+
+    Raises:
+        WorkerError: the threads cannot be started.
     """
 
     def __init__(self, job: Job, plan: Feed, source: RowSource) -> None:
         self._owner = os.getpid()
-        self._messages: queue.SimpleQueue[Message] = queue.SimpleQueue()  # bounded by the pump's credit
-        self._arena = Arena()
-        try:
-            self._pump = Pump(job, self._arena, self)
-        except BaseException:
-            self._arena.close()
-            raise
-        self.descriptor = os.dup(self._arena.descriptor)
-        self._threads = [
-            _thread("penstock-pump", self._run),
-            _thread("penstock-feeder", lambda: feed(source, plan, self._pump.inlet.put, lambda: self._pump.finished)),
-        ]
+        self._messages: deque[Message] = deque()  # bounded by the pump's credit
+        self._news: queue.SimpleQueue[None] = queue.SimpleQueue()
+        """As many as messages have come, and not been waited for."""
         self._closed = False
-        for thread in self._threads:
-            thread.start()
+        with _naming_refusals("the stream's threads"), contextlib.ExitStack() as undo:
+            self._arena = Arena()
+            undo.callback(self._arena.close)
+            self.descriptor = os.dup(self._arena.descriptor)
+            undo.callback(os.close, self.descriptor)
+            self._pump = pump = Pump(job, self._arena, self)
+            self._threads = [_started("penstock-pump", self._run)]
+            undo.pop_all()
+            undo.callback(self.close)
+            feeding = _started("penstock-feeder", lambda: feed(source, plan, pump.inlet.put, lambda: pump.finished))
+            self._threads.append(feeding)
+            undo.pop_all()
 
     def send(self, message: Message) -> None:
         """As the pump's consumer."""
-        self._messages.put(message)
+        self._messages.append(message)
+        self._news.put(None)
 
     def _run(self) -> None:
         try:
@@ -216,9 +238,14 @@ class ThreadHost:
         finally:
             self._arena.close()  # not in `close`, whose patience ends: somebody might write yet, into whatever file is next
 
+    def wait(self) -> None:
+        """Until there is a message: the pump always has a last one."""
+        while not self._messages:
+            self._news.get()  # an interrupt may cost one, and then the loop looks again
+
     def receive(self) -> Message:
-        """The next message; waits for it."""
-        return self._messages.get()
+        """The next message."""
+        return self._messages.popleft()
 
     def taken(self, freed: tuple[int, ...]) -> None:
         """Tell that a batch was taken, and which slabs are free again."""
@@ -237,5 +264,20 @@ class ThreadHost:
         os.close(self.descriptor)
 
 
-def _thread(name: str, target: Callable[[], None]) -> threading.Thread:
-    return threading.Thread(target=target, name=name, daemon=True)
+def _started(name: str, target: Callable[[], None]) -> threading.Thread:
+    """A thread that runs; WorkerError if the system refuses another one."""
+    thread = threading.Thread(target=target, name=name, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise WorkerError(f"the stream's thread {name} cannot be started: {error}") from error
+    return thread
+
+
+@contextlib.contextmanager
+def _naming_refusals(what: str) -> Iterator[None]:
+    """WorkerError for whatever the system refuses: descriptors, memory."""
+    try:
+        yield
+    except OSError as error:
+        raise WorkerError(f"{what} cannot be started: {error}") from error

@@ -11,13 +11,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from penstock.crew.arena import Place
+from penstock.crew.arena import PLAIN_KINDS, Place
+from penstock.errors import ConfigError
 from penstock.records import Landed, Sample
 
 __all__ = ["Layout", "Stack", "stacks_of"]
 
 ALIGNMENT = 64
 """Bytes: a cache line, and what vector instructions like."""
+
+STACKED_KINDS = PLAIN_KINDS + "SU"
+"""Kinds of dtype whose bytes can be copied and whose name tells all: no fields, no pointers to Python's objects."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +44,25 @@ class Stack:
 
 
 def stacks_of(sample: Sample, loose: Collection[str]) -> tuple[Stack, ...]:
-    """The arrays of a sample, without the parts of which rows may have any number."""
+    """The arrays of a sample, without the parts of which rows may have any number.
+
+    Raises:
+        ConfigError: an array is of a dtype that cannot be stacked.
+    """
     return tuple(
-        Stack(name, part.dtype if isinstance(part, Landed) else part.dtype.str, tuple(part.shape))
+        Stack(name, part.dtype if isinstance(part, Landed) else _stacked_dtype(name, part.dtype), tuple(part.shape))
         for name, part in sample.parts.items()
         if not isinstance(part, bytes) and name not in loose
     )
+
+
+def _stacked_dtype(name: str, dtype: np.dtype[Any]) -> str:
+    if dtype.kind not in STACKED_KINDS:
+        raise ConfigError(
+            f"part {name!r} has the dtype {dtype}: a batch stacks plain numbers; have the transform return each field as "
+            "an array of its own, or bytes"
+        )
+    return dtype.str
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +106,16 @@ def _aligned(size: int) -> int:
 
 
 def differing(there: Iterable[Stack], here: Iterable[Stack]) -> tuple[str, str]:
-    """Two sample's stacks as text, without what is the same in both."""
+    """Two samples' stacks as text, without what is the same in both; their names, if only the order is not."""
     theirs, ours = list(there), list(here)
+    if set(theirs) == set(ours):
+        return _in_order(theirs), _in_order(ours)
     return _shown([s for s in theirs if s not in ours]), _shown([s for s in ours if s not in theirs])
 
 
 def _shown(stacks: list[Stack]) -> str:
     return ", ".join(map(str, stacks)) or "no such array"
+
+
+def _in_order(stacks: list[Stack]) -> str:
+    return f"{', '.join(repr(stack.name) for stack in stacks)} in this order"

@@ -14,7 +14,19 @@ from penstock.flow import LaneStatistics
 from penstock.records import Outcome, PartOutcome
 from penstock.streaming.layout import Layout
 
-__all__ = ["Assembled", "Broken", "Ended", "EpochEnded", "EpochFed", "Logged", "Message", "Taken", "Tick"]
+__all__ = [
+    "Assembled",
+    "Broken",
+    "Ended",
+    "EpochEnded",
+    "EpochFed",
+    "Fallen",
+    "Logged",
+    "Message",
+    "Output",
+    "Taken",
+    "Tick",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +57,14 @@ class Assembled:
 @dataclass(frozen=True, slots=True)
 class EpochEnded:
     """Pump: the last batch of the epoch has gone out before; these rows fell out after it."""
+
+    epoch: int
+    outcomes: tuple[Outcome, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fallen:
+    """Pump: so many rows fell out that they do not wait for the next batch."""
 
     epoch: int
     outcomes: tuple[Outcome, ...]
@@ -94,4 +114,7 @@ class EpochFed:
     epoch: int
 
 
-Message = Assembled | EpochEnded | Tick | Ended | Broken | Logged
+Output = Assembled | EpochEnded | Fallen | Broken
+"""What an assembler gives."""
+
+Message = Output | Tick | Ended | Logged

@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import math
+import operator
 import pickle
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -177,7 +178,7 @@ def make_plan(
     )
     given = dataclasses.replace(config or StreamConfig(), **options)
     if is_shards(source):
-        opened = _open_shards(source, given, steps, asked=_SIZES if config is not None else tuple(options))
+        opened = _open_shards(source, given, steps, asked=_asked(config, options))
     else:
         opened = _open_list(source, given, steps)
     if not opened.is_shaped:
@@ -196,6 +197,16 @@ def make_plan(
     )
     _ = plan.batches  # what is wrong with them is to be said now
     return plan
+
+
+def _asked(config: StreamConfig | None, options: Mapping[str, Any]) -> set[str]:
+    """Options of the size that were given; a config does not tell its defaults from the same values given."""
+    default = StreamConfig()
+    return {
+        name
+        for name in _SIZES
+        if name in options or (config is not None and getattr(config, name) != getattr(default, name))
+    }
 
 
 class _Opened(NamedTuple):
@@ -311,7 +322,7 @@ def _text(value: bytes | None) -> str | None:
 def _order(config: StreamConfig, split: tuple[int, int]) -> Order:
     try:
         part, parts = split
-        return Order(config.shuffle, config.seed, int(part), int(parts))
+        return Order(config.shuffle, config.seed, operator.index(part), operator.index(parts))
     except (TypeError, ValueError):
         raise ConfigError(
             f"split {split!r}: expected (i, n), the i-th of n parts, with i from 0 to n - 1; such as (rank, world_size)"

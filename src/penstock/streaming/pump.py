@@ -35,7 +35,7 @@ from penstock.scheduling import in_no_hurry
 from penstock.streaming.assembling import Assembler, Slabs
 from penstock.streaming.feeding import Inlet
 from penstock.streaming.layout import Layout
-from penstock.streaming.messages import Assembled, Broken, Ended, EpochEnded, EpochFed, Message, Taken, Tick
+from penstock.streaming.messages import Assembled, Broken, Ended, EpochFed, Message, Output, Taken, Tick
 
 __all__ = ["Consumer", "Job", "Pump"]
 
@@ -177,7 +177,7 @@ class Pump:
                     self._assembler.fed(row)
                     yield row
 
-    def _send(self, messages: Iterable[Assembled | EpochEnded | Broken]) -> None:
+    def _send(self, messages: Iterable[Output]) -> None:
         for message in messages:
             if isinstance(message, Broken):
                 raise _BrokenError(message)

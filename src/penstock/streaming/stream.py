@@ -33,12 +33,14 @@ from penstock.crew.script import stop_if_in_worker
 from penstock.errors import PenstockError, StateRefusedError, WorkerError
 from penstock.flow import LaneStatistics
 from penstock.image.work import ImageTransform, Initializer, Steps, Transform
+from penstock.reading import ShardSource
 from penstock.records import Kind, Outcome
 from penstock.report.report import Report
 from penstock.report.verdict import verdict
+from penstock.streaming.assembling import MOST_FALLEN
 from penstock.streaming.batch import Batch
 from penstock.streaming.hosts import DiedError, Host
-from penstock.streaming.messages import Assembled, Broken, Ended, EpochEnded, Logged, Tick
+from penstock.streaming.messages import Assembled, Broken, Ended, EpochEnded, Fallen, Logged, Message, Tick
 from penstock.streaming.order import StreamRow
 from penstock.streaming.planning import Plan, make_plan
 from penstock.streaming.state import State
@@ -90,8 +92,8 @@ def stream(
         SourceError: the list cannot be read.
         MissingExtraError: an optional package is needed.
 
-    *Cancellation*: leaving the loop or the block, an exception in it, Ctrl-C and garbage collection all end every thread
-    and process of the stream.
+    *Cancellation*: leaving the block, an exception in it, Ctrl-C and garbage collection all end every thread and process of
+    the stream; so does leaving the loop, if nobody else holds the stream.
     """
     stop_if_in_worker()
     steps = Steps(transform, transform_image, initializer)
@@ -118,8 +120,8 @@ class Stream:
         self._statistics: LaneStatistics | None = None
         self._peak = 0
         self._deaths = 0
-        self._fallen: list[Outcome] = []
-        """Rows that fell out behind the last batch of an epoch: the next batch tells of them."""
+        self._fallen: deque[Outcome] = deque(maxlen=MOST_FALLEN)
+        """Rows that came to nothing without a batch to tell of them: the next one does, of the last ones. All are counted."""
         self._ended = self._closed = False
 
     def __enter__(self) -> Self:
@@ -195,7 +197,7 @@ class Stream:
             started=self._clock.started,
             version=penstock.__version__,
         )
-        return report if self._statistics is None else _with_statistics(report, self._statistics, plan.config)
+        return report if self._statistics is None else _with_statistics(report, self._statistics, plan)
 
     def state_dict(self) -> dict[str, Any]:
         """How far the loop has come: which rows of the epoch it has received. JSON types; may be asked at any moment.
@@ -220,7 +222,7 @@ class Stream:
             raise PenstockError("the stream is closed; call penstock.stream again, and load its state_dict() to go on")
         if self._receiver is None:
             self._clock.start()
-            self._receiver = _Receiver(self._plan.open_host(self._state))
+            self._receiver = _opened(self._plan.open_host(self._state))
             self._finalizer = weakref.finalize(self, self._receiver.close)
         return self._receiver
 
@@ -231,11 +233,20 @@ class Stream:
 
     def _advance(self, receiver: _Receiver) -> Batch | None:
         """Take one message; a batch if it was one."""
+        receiver.host.wait()
         try:
-            message = receiver.host.receive()
+            return self._take(receiver, receiver.host.receive())
         except DiedError as died:
             self._start_again(died)
             return None
+        except BaseException:
+            # An interrupt may have lost a message, or half of one. What the loop has received is known, so the next batch
+            # comes from a new host, as after a death.
+            self._closed |= not self._plan.source.rereadable
+            self._dismiss()
+            raise
+
+    def _take(self, receiver: _Receiver, message: Message) -> Batch | None:
         match message:
             case Tick(statistics, resident):
                 self._statistics = statistics
@@ -247,9 +258,12 @@ class Stream:
                 self._account.add(message)
                 self._fell_out(message.epoch, message.outcomes, ended=message.last)
                 return batch
+            case Fallen(epoch, outcomes):
+                self._fell_out(epoch, outcomes, ended=False)
+                self._fallen.extend(outcomes)
             case EpochEnded(epoch, outcomes):
                 self._fell_out(epoch, outcomes, ended=True)
-                self._fallen += outcomes
+                self._fallen.extend(outcomes)
             case Ended():
                 self._clock.stop()
                 self._ended = True
@@ -285,6 +299,16 @@ class Stream:
         _logger.warning(
             "%s; another one goes on from here", str(error)
         )  # its frames have batches: nobody is to keep them
+
+
+def _opened(host: Host) -> _Receiver:
+    try:
+        return _Receiver(host)
+    except BaseException as error:
+        host.close()
+        if isinstance(error, OSError):
+            raise WorkerError(f"the stream's memory cannot be opened: {error.strerror}") from error
+        raise
 
 
 class _Receiver:
@@ -372,7 +396,8 @@ class _Account:
                 _logger.warning("the transform failed; told once for each kind of error\n%s", outcome.trace.text)
 
 
-def _with_statistics(report: Report, statistics: LaneStatistics, config: StreamConfig) -> Report:
+def _with_statistics(report: Report, statistics: LaneStatistics, plan: Plan) -> Report:
+    config = plan.config
     shares, fetch = statistics.shares(config.connections), statistics.fetch
     said = verdict(
         shares,
@@ -381,6 +406,8 @@ def _with_statistics(report: Report, statistics: LaneStatistics, config: StreamC
         per_host=config.per_host,
         consumer="training loop: the stream waited {share:.0%} of the time for the next batch to be asked for",
     )
+    if isinstance(plan.source, ShardSource) and said.startswith("network"):
+        said = f"reading: the decoders were busy {shares.crew_busy:.0%} of the time and waited for the shards otherwise"
     return dataclasses.replace(
         report,
         verdict=said if report.written else "none: no image was handed out; the reasons tell why",
