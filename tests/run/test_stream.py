@@ -73,6 +73,15 @@ def fetched(server: ImageServer, picture: str) -> Fetched:
         connection.close()
 
 
+def test_a_stream_says_how_far_it_is(urls: list[str]) -> None:
+    """At a prompt, for people."""
+    batches = stream(urls)
+    assert repr(batches) == "<Stream of the list, in epoch 0, 0 rows received>"
+    list(batches)
+    assert repr(batches) == "<Stream of the list, at its end, 40 rows received>"
+    batches.close()
+
+
 def test_the_report_is_live(urls: list[str]) -> None:
     """Before the first batch, after each, and at the end."""
     batches = stream(urls, epochs=2)

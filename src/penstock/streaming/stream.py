@@ -160,6 +160,10 @@ class Stream:
                 return batch
         raise StopIteration
 
+    def __repr__(self) -> str:
+        how = "at its end" if self._ended else "closed" if self._closed else f"in epoch {self._state.epoch}"
+        return f"<Stream of {self._plan.source.description}, {how}, {self._account.kinds.total()} rows received>"
+
     def close(self) -> None:
         """End every thread and process of the stream; batches that are held stay as they are. May be called twice."""
         self._clock.stop()
