@@ -48,7 +48,7 @@ from penstock.report.report import Report
 from penstock.report.verdict import Shares, verdict
 from penstock.sink.shards import ShardStore, check_writable
 from penstock.sink.table import requests_of
-from penstock.source import open_source
+from penstock.source import open_list
 from penstock.verifying import shard_problems
 
 __all__ = ["OnProgress", "Run", "make_config", "run"]
@@ -149,14 +149,7 @@ class Run(Watch):
         self.config = config
         self._tick = tick
         self.out = _checked_folder(out)
-        self.source = open_source(
-            source,
-            url_column=config.url_column,
-            caption_column=config.caption_column,
-            keep_columns=config.keep_columns,
-            encoding=config.encoding,
-            parts=config.parts,
-        )
+        self.source = open_list(source, config)
         if config.dedup and not self.source.rereadable:
             raise ConfigError(f"--dedup reads the list twice, and {self.source.description} can be read only once")
         check_fetchable(config)

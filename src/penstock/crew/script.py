@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import pickle
 import sys
 import types
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, WorkerError
 
 __all__ = [
     "NoScriptError",
     "Script",
+    "load_job",
     "main_script",
     "refers_to_script",
     "required_script",
@@ -106,6 +108,28 @@ def run_script(script: Script) -> None:
         pass
     finally:
         _running = False
+
+
+def load_job(pickled: bytes, script: Script | None, where: str, otherwise: str = "") -> Any:
+    """What was pickled in the parent, in a process of ours that is no worker.
+
+    Args:
+        pickled: by our own parent.
+        script: to run before it can be loaded, if any.
+        where: what the message calls this process.
+        otherwise: what the message says of another way.
+
+    Raises:
+        WorkerError: it cannot be loaded; a script may well call ``sys.exit()``.
+    """
+    try:
+        if script is not None:
+            run_script(script)
+        return pickle.loads(pickled)  # noqa: S301 - see above
+    except BaseException as error:
+        raise WorkerError(
+            f"{where} cannot load the transform: {type(error).__name__}: {error}; put it into a module of its own{otherwise}"
+        ) from error
 
 
 def stop_if_in_worker() -> None:

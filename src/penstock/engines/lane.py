@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import queue
 import threading
 from collections.abc import Iterator
@@ -12,12 +11,12 @@ from multiprocessing.connection import Connection
 from typing import NoReturn
 
 from penstock.crew.lifetime import die_with_parent, leave_signals_to_parent
-from penstock.crew.script import run_script
+from penstock.crew.script import load_job
 from penstock.engines.base import Plan
 from penstock.engines.filling import Placed
 from penstock.engines.messages import Broken, Committed, Ended, Lot, Shard, Start, Stop, Tick, Want
 from penstock.engines.work import Job, Progress, Stoppable, Summary, Watch, do_work
-from penstock.errors import PenstockError, WorkerError
+from penstock.errors import PenstockError
 from penstock.flow import LaneStatistics
 from penstock.records import ShardReport
 
@@ -41,21 +40,8 @@ def main(descriptor: int) -> NoReturn:
     os._exit(0)
 
 
-def _job_of(start: Start) -> Job:
-    try:
-        if start.script is not None:
-            run_script(start.script)
-        job: Job = pickle.loads(start.job)  # noqa: S301 - from our own parent
-    except BaseException as error:  # a script may well call sys.exit()
-        raise WorkerError(
-            f"a lane process cannot load the transform: {type(error).__name__}: {error}; "
-            "put it into a module of its own, or give --lanes 1"
-        ) from error
-    return job
-
-
 def _work(parent: _Parent, start: Start) -> Summary:
-    job = _job_of(start)
+    job: Job = load_job(start.job, start.script, "a lane process", ", or give --lanes 1")
     plan = Plan(start.source.open(), job.config.shard_size, start.committed)
     parent.listen()
     return do_work(job, _placed(parent, plan), parent, committed=start.committed)

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from penstock.config import SourceConfig
 from penstock.errors import SourceError
 from penstock.parts import Part
 from penstock.records import PART, Reason, Request, Row
@@ -27,7 +28,7 @@ from penstock.source.parts import PartColumns
 from penstock.source.table import TableReader
 from penstock.source.text import TextReader
 
-__all__ = ["Source", "SourceSpec", "open_source"]
+__all__ = ["Source", "SourceSpec", "open_list", "open_source"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +208,18 @@ def open_source(
     if not any([reader.has_rows() for reader in opened._readers]):  # noqa: C419, SLF001 - see above; our own class
         raise SourceError(f"{opened.description}: no rows")
     return opened
+
+
+def open_list(source: Any, config: SourceConfig) -> Source:
+    """As `open_source`, with the options of a run or a stream."""
+    return open_source(
+        source,
+        url_column=config.url_column,
+        caption_column=config.caption_column,
+        keep_columns=config.keep_columns,
+        encoding=config.encoding,
+        parts=config.parts,
+    )
 
 
 def _open(source: Any, columns: Columns, encoding: str) -> Source:

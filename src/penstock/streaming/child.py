@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import pickle
 import threading
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -13,8 +12,8 @@ from typing import Any, NoReturn
 
 from penstock.crew.arena import Arena
 from penstock.crew.lifetime import leave_signals_to_parent
-from penstock.crew.script import Script, run_script
-from penstock.errors import PenstockError, SourceError, WorkerError
+from penstock.crew.script import Script, load_job
+from penstock.errors import PenstockError, SourceError
 from penstock.streaming.feeding import Closed, Feed, feed
 from penstock.streaming.messages import Broken, Logged, Message
 from penstock.streaming.pump import Job, Pump
@@ -61,7 +60,8 @@ def main(connection: int, rows: int, arena: int) -> NoReturn:
     _logger.addHandler(_Relay(parent))
     start = parent.start()
     try:
-        pump = _pump(start, Arena(arena), parent)
+        job: Job = load_job(start.job, start.script, "the stream's process")
+        pump = Pump(job, Arena(arena), parent)
     except PenstockError as error:
         parent.send(Broken(error))
         os._exit(1)
@@ -70,19 +70,6 @@ def main(connection: int, rows: int, arena: int) -> NoReturn:
     pump.run()
     parent.wait_for_end()
     os._exit(0)
-
-
-def _pump(start: Start, arena: Arena, parent: _Parent) -> Pump:
-    try:
-        if start.script is not None:
-            run_script(start.script)
-        job: Job = pickle.loads(start.job)  # noqa: S301 - from our own parent
-    except BaseException as error:  # a script may well call sys.exit()
-        raise WorkerError(
-            f"the stream's process cannot load the transform: {type(error).__name__}: {error}; "
-            "put it into a module of its own"
-        ) from error
-    return Pump(job, arena, parent)
 
 
 def _feed(start: Start, pump: Pump, rows: Connection) -> None:

@@ -35,6 +35,7 @@ from penstock.errors import WorkerError
 from penstock.streaming.child import Start
 from penstock.streaming.feeding import Closed, Feed, Item, RowSource, feed
 from penstock.streaming.messages import Message, Taken
+from penstock.streaming.order import StreamRow
 from penstock.streaming.pump import Job, Pump
 
 __all__ = ["ChildHost", "DiedError", "Host", "ThreadHost"]
@@ -182,7 +183,7 @@ class _RemoteFeeder:
     def _put(self, item: Item) -> None:
         self._chunk.append(item)
         late = time.monotonic() - self._sent > CHUNK_INTERVAL
-        if late or len(self._chunk) >= self._size or not hasattr(item, "index"):
+        if late or len(self._chunk) >= self._size or not isinstance(item, StreamRow):
             chunk, self._chunk = self._chunk, []
             try:
                 self._connection.send(chunk)

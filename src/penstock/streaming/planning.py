@@ -27,7 +27,7 @@ from penstock.image.work import Steps
 from penstock.parts import Column, Image, Images, Part, Text, image_config
 from penstock.reading import ShardFetcher, ShardSource, is_shards, stored_work
 from penstock.records import PART
-from penstock.source import Source, open_source
+from penstock.source import Source, open_list
 from penstock.streaming.feeding import Feed
 from penstock.streaming.hosts import CHUNK, ChildHost, Host, ThreadHost
 from penstock.streaming.layout import Layout, Stack
@@ -239,14 +239,7 @@ def _as_stored(shards: ShardSource) -> dict[str, Any]:
 
 def _open_list(source: Any, config: StreamConfig, steps: Steps) -> _Opened:
     check_fetchable(config)
-    opened = open_source(
-        source,
-        url_column=config.url_column,
-        caption_column=config.caption_column,
-        keep_columns=config.keep_columns,
-        encoding=config.encoding,
-        parts=config.parts,
-    )
+    opened = open_list(source, config)
     return _Opened(opened, config, build_work(config, steps, as_array=True), steps.decide_parts)
 
 
