@@ -358,7 +358,8 @@ def train(source, folder, workers, context):
         with open(f"{folder}/{rank}", "a") as keys:
             keys.writelines(f"{key}\\n" for key in batch.keys)
     torch.distributed.destroy_process_group()
-    print(int(count))
+    with open(f"{folder}/{rank}.count", "w") as counted:  # two ranks that print at once may share a line
+        counted.write(str(int(count)))
 
 if __name__ == "__main__":
     train(*sys.argv[1:])
@@ -385,7 +386,9 @@ def test_torchrun_splits_by_rank(
     ]
     script = [*(str(tmp_path / name) for name in ("train.py", "urls.txt", "keys")), str(workers), context]
     done = subprocess.run([sys.executable, "-m", *launcher, *script], capture_output=True, text=True, check=False)
-    assert done.stdout.split() == ["14", "14"], done.stderr  # twice the seven batches that 20 rows by 3 need
+    assert done.returncode == 0, done.stderr
+    counts = [(tmp_path / "keys" / f"{rank}.count").read_text() for rank in range(2)]
+    assert counts == ["14", "14"]  # twice the seven batches that 20 rows by 3 need
     ranks = [set((tmp_path / "keys" / str(rank)).read_text().split()) for rank in range(2)]
     assert ranks == [{key for key in GOOD if int(key) % 2 == rank} for rank in range(2)]
 

@@ -29,6 +29,8 @@ from penstock.testing.server import ImageServer
 
 LATENCY = 0.3
 RATE = 20_000
+EARLY = 0.002
+"""Seconds that a wait of the server may be too short: uvloop rounds a delay, and the time it starts at, to milliseconds."""
 
 CONFIG = RunConfig(
     allow_network=("127.0.0.0/8",), retries=0, size=16, workers=2, per_host=64, format="parquet", memory=2**24
@@ -110,11 +112,11 @@ def test_every_row_has_its_entry(recording: Recording) -> None:
 
 def test_latency_and_speed_are_those_of_the_server(recording: Recording) -> None:
     """A wait before the head is latency, a slow body is speed, and a failure took as long as it took."""
-    assert recording.of("/slow/").latency >= LATENCY
+    assert recording.of("/slow/").latency >= LATENCY - EARLY
     slow = recording.of(f"/replay/0/{RATE}/")
     assert slow.speed < 2 * RATE
     assert slow.latency < (recording.folder / str(slow.name)).stat().st_size / slow.speed
-    assert recording.of("/absent").latency >= LATENCY
+    assert recording.of("/absent").latency >= LATENCY - EARLY
 
 
 @pytest.mark.slow
@@ -145,7 +147,7 @@ def test_a_recording_of_the_replay_is_the_same(recording: Recording, tmp_path: P
     """Bytes and order are kept, and no answer comes sooner than it did: neither its head nor its end."""
     for entry, replayed in zip(recording.entries, recording.again(tmp_path), strict=True):
         assert (replayed.row.index, replayed.name) == (entry.row.index, entry.name)
-        assert replayed.latency >= min(entry.latency, LATENCY) * 0.99  # timers have a precision of a millisecond
+        assert replayed.latency >= min(entry.latency, LATENCY) - EARLY
         if entry.name is not None:
             assert (tmp_path / entry.name).read_bytes() == (recording.folder / entry.name).read_bytes()
 
