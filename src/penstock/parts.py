@@ -55,12 +55,8 @@ _SETTINGS = ("size", "resize", "encode", "quality")
 
 
 @dataclass(frozen=True, slots=True)
-class Image:
-    """A part that is the image at the URL in `column`; what is None is as the run's options have it.
-
-    Raises:
-        ConfigError: a field has a value that cannot be used.
-    """
+class _Pictures:
+    """What is said of images, be it one or several; what is None is as the run's options have it."""
 
     column: str
     _: KW_ONLY
@@ -69,7 +65,7 @@ class Image:
     encode: Encode | None = None
     quality: int | None = None
     required: bool = True
-    """Whether a row without it fails."""
+    """Whether a row without it, or without a single one of them, fails."""
 
     def __post_init__(self) -> None:
         _check(self)
@@ -77,27 +73,30 @@ class Image:
 
 
 @dataclass(frozen=True, slots=True)
-class Images:
-    """A part that is the images at the URLs in `column`: a list, a JSON array, or text with blanks between the URLs.
+class Image(_Pictures):
+    """A part that is the image at the URL in `column`; what is None is as the run's options have it.
 
     Raises:
         ConfigError: a field has a value that cannot be used.
     """
 
-    column: str
+
+@dataclass(frozen=True, slots=True)
+class Images(_Pictures):
+    """A part that is the images at the URLs in `column`: a list, a JSON array, or text with blanks between the URLs.
+
+    What is None is as the run's options have it.
+
+    Raises:
+        ConfigError: a field has a value that cannot be used.
+    """
+
     _: KW_ONLY
     at_most: int = 8
     """URLs that are fetched, the first ones; how many were left out is in the table."""
-    size: int | None = None
-    resize: Resize | None = None
-    encode: Encode | None = None
-    quality: int | None = None
-    required: bool = True
-    """Whether a row without a single one of them fails."""
 
     def __post_init__(self) -> None:
-        _check(self)
-        _check_settings(self)
+        _Pictures.__post_init__(self)  # super() fails in a class that a decorator has made anew, as slots need it
         _check_whole(self.at_most, "at_most", MOST_IMAGES)
 
 
@@ -150,7 +149,7 @@ Part: TypeAlias = Image | Images | Text | Column
 _KINDS: dict[str, type[Part]] = {"image": Image, "images": Images, "text": Text, "column": Column}
 
 
-def _check(part: Part) -> None:
+def _check(part: _Pictures | Text | Column) -> None:
     column: Any = part.column
     required: Any = part.required
     if not isinstance(column, str) or not column:
@@ -159,7 +158,7 @@ def _check(part: Part) -> None:
         raise ConfigError(f"required {required!r}: expected true or false")
 
 
-def _check_settings(part: Image | Images) -> None:
+def _check_settings(part: _Pictures) -> None:
     """The limits are those of the options."""
     from penstock.config import ImageConfig  # noqa: PLC0415 - config reads this module
 
@@ -186,7 +185,7 @@ def _coerce(part: Part, name: str, parse: Any) -> None:
         raise ConfigError(f"{name} {value!r}: {error}") from None
 
 
-def image_config(part: Image | Images, config: ImageConfig) -> ImageConfig:
+def image_config(part: _Pictures, config: ImageConfig) -> ImageConfig:
     """The options of a part's images: its own, and for the rest those of the run."""
     own = {name: getattr(part, name) for name in _SETTINGS if getattr(part, name) is not None}
     return dataclasses.replace(config, **own)
@@ -267,7 +266,7 @@ def _of_mapping(values: dict[str, Any]) -> Part:
     for key in values:
         if key not in (kinds[0], *known):
             near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {_listed(known)}"
+            hint = f"did you mean {near[0]!r}?" if near else f"of {kinds[0]!r} can be said: {_listed(known)}"
             raise ConfigError(f"unknown key {key!r}; {hint}")
     return kind(values[kinds[0]], **{key: value for key, value in values.items() if key != kinds[0]})
 
@@ -330,7 +329,7 @@ def _check_array(name: str, part: Part, config: ImageConfig) -> None:
 
 def _check_ending(name: str, part: Part, encode: Encode) -> None:
     """A part that is called by an ending has to be what the ending says: readers go by it."""
-    ending = (part.encode or encode) if isinstance(part, Image | Images) else "txt"
+    ending = (part.encode or encode) if isinstance(part, _Pictures) else "txt"
     if name.lower() in (*ENCODES, "txt") and name != ending:
-        or_encode = f", or encode {name.lower()!r}" if isinstance(part, Image | Images) and name in ENCODES else ""
+        or_encode = f", or encode {name.lower()!r}" if isinstance(part, _Pictures) and name in ENCODES else ""
         raise ConfigError(f"--parts: part {name!r} would be stored as {ending}; give it another name{or_encode}")

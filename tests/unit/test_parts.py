@@ -67,7 +67,7 @@ def test_names_of_requests() -> None:
 
 WRONG: list[tuple[Any, str]] = [
     ({"jpg": {"image": "u", "sise": 3}}, "part 'jpg': unknown key 'sise'; did you mean 'size'?"),
-    ({"txt": {"text": "u", "xyz": 3}}, "unknown key 'xyz'; there are charset, max_bytes, required"),
+    ({"txt": {"text": "u", "xyz": 3}}, "unknown key 'xyz'; of 'text' can be said: charset, max_bytes, required"),
     ({"jpg": {}}, "part 'jpg': has no key; expected exactly one of image, images, text, column"),
     ({"jpg": {"size": 3}}, "part 'jpg': has size; expected exactly one of"),
     ({"jpg": {"image": "u", "text": "v"}}, "has image and text; expected exactly one of"),
