@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin
 
 from penstock.errors import ConfigError
-from penstock.parts import Part, check_stored, columns_of_parts, parse_parts, parts_json
+from penstock.parts import Part, check_stored, kept_columns, parse_parts, parts_json
 
 __all__ = [
     "NOT_COMPARED",
@@ -436,7 +436,7 @@ class SourceConfig(_Config):
     @property
     def kept_columns(self) -> tuple[str, ...]:
         """Columns whose values are stored in the table: those that were asked for, and those that parts are made of."""
-        return tuple(dict.fromkeys((*self.keep_columns, *columns_of_parts(self.parts or {}))))
+        return kept_columns(self.keep_columns, self.parts or {})
 
 
 @dataclass(frozen=True, kw_only=True)

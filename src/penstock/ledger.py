@@ -168,6 +168,11 @@ class Ledger:
         return Account.of(self.shards.values())
 
     @property
+    def reports(self) -> list[ShardReport]:
+        """The shards, by number."""
+        return [report for _, report in sorted(self.shards.items())]
+
+    @property
     def next_shard(self) -> int:
         """The first number that no shard has."""
         return max(self.shards, default=-1) + 1

@@ -62,7 +62,7 @@ class Images:
     def __init__(self, folder: Path, dtype: Loaded) -> None:
         self._folder = folder
         self._dtype = dtype
-        shards = [report for _, report in sorted(read_ledger(folder).shards.items())]
+        shards = read_ledger(folder).reports
         self._shards = [report for report in shards if report.written]
         if self._shards:
             _require_arrays(folder, self._shards)

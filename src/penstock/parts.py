@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -34,8 +35,8 @@ __all__ = [
     "Part",
     "Text",
     "check_stored",
-    "columns_of_parts",
     "image_config",
+    "kept_columns",
     "parse_parts",
     "parts_json",
     "request_names",
@@ -163,7 +164,7 @@ def _check_settings(part: _Pictures) -> None:
     from penstock.config import ImageConfig  # noqa: PLC0415 - config reads this module
 
     try:
-        checked = image_config(part, ImageConfig())
+        checked = _with_own(part, ImageConfig())  # values that are not checked may have no hash
     except ConfigError as error:
         raise ConfigError(str(error).removeprefix("--")) from None
     for name in _SETTINGS:
@@ -185,8 +186,13 @@ def _coerce(part: Part, name: str, parse: Any) -> None:
         raise ConfigError(f"{name} {value!r}: {error}") from None
 
 
+@functools.lru_cache(maxsize=1024)
 def image_config(part: _Pictures, config: ImageConfig) -> ImageConfig:
     """The options of a part's images: its own, and for the rest those of the run."""
+    return _with_own(part, config)
+
+
+def _with_own(part: _Pictures, config: ImageConfig) -> ImageConfig:
     own = {name: getattr(part, name) for name in _SETTINGS if getattr(part, name) is not None}
     return dataclasses.replace(config, **own)
 
@@ -278,9 +284,10 @@ def _listed(names: Any) -> str:
 # ---- what the rooms ask
 
 
-def columns_of_parts(parts: Mapping[str, Part]) -> tuple[str, ...]:
-    """The columns whose values are kept because a `Column` asks for them; each once."""
-    return tuple(dict.fromkeys(part.column for part in parts.values() if isinstance(part, Column)))
+def kept_columns(keep: Iterable[str], parts: Mapping[str, Part]) -> tuple[str, ...]:
+    """The columns whose values are kept: those that were asked for, and those that parts are made of; each once."""
+    of_parts = (part.column for part in parts.values() if isinstance(part, Column))
+    return tuple(dict.fromkeys((*keep, *of_parts)))
 
 
 def sampled(parts: Mapping[str, Part], format: Format) -> dict[str, Part]:  # noqa: A002 - the option's name
@@ -295,11 +302,13 @@ def request_names(parts: Mapping[str, Part]) -> tuple[str, ...]:
     >>> request_names({"jpg": Image("url"), "views": Images("urls", at_most=2), "caption": Column("caption")})
     ('jpg', 'views.0', 'views.1')
     """
-    numbers = {name: range(part.at_most) for name, part in parts.items() if isinstance(part, Images)}
-    fetched = (name for name, part in parts.items() if not isinstance(part, Column))
-    return tuple(
-        one for name in fetched for one in ([f"{name}.{n}" for n in numbers[name]] if name in numbers else [name])
-    )
+    return tuple(request for name, part in parts.items() for request in _requests_of(name, part))
+
+
+def _requests_of(name: str, part: Part) -> list[str]:
+    if isinstance(part, Images):
+        return [f"{name}.{number}" for number in range(part.at_most)]
+    return [] if isinstance(part, Column) else [name]
 
 
 def check_stored(parts: Mapping[str, Part], config: ImageConfig, format: Format) -> None:  # noqa: A002 - the option's name

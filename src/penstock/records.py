@@ -267,6 +267,11 @@ class Kind(enum.StrEnum):
     SKIPPED = "skipped"
 
 
+def group_of(part: str) -> str:
+    """The part that the user named: of ``views.2`` it is ``views``."""
+    return part.partition(".")[0]
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One thing that a row asks for."""
@@ -285,7 +290,7 @@ class Request:
     @property
     def group(self) -> str:
         """The part that the user named: of ``views.2`` it is ``views``."""
-        return self.part.partition(".")[0]
+        return group_of(self.part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,6 +362,10 @@ class Trace:
     """Its type, and the innermost line of the user's: ``ValueError at /home/me/train.py:12``."""
     text: str
     """The traceback."""
+
+
+MAX_TRACEBACKS = 20
+"""Kinds of exceptions of which a traceback is kept: by each worker, and by each report. Arbitrary: nobody reads more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ from penstock.folder import OutputFolder, read_report
 from penstock.image.work import NO_STEPS, ImageTransform, Initializer, Steps, Transform
 from penstock.ledger import Ledger, Manifest, finished_entry, lost_entry, run_entry, shard_entry
 from penstock.parts import request_names
-from penstock.records import PART, Request, Row, ShardReport
+from penstock.records import MAX_TRACEBACKS, PART, Request, Row, ShardReport
 from penstock.report.account import Account
 from penstock.report.report import Report
 from penstock.report.verdict import Shares, verdict
@@ -241,7 +241,7 @@ class Run(Watch):
             return request_names(self.config.parts)
         if self._steps.decide_parts:
             return ()
-        return ("image",) if self.config.format == "arrays" else (self.config.encode,)
+        return (PART,) if self.config.format == "arrays" else (self.config.encode,)
 
     def _find_duplicates(self) -> npt.NDArray[np.int64]:
         rows = map(self._unless_stopped, self.source.rows())
@@ -338,7 +338,7 @@ class Run(Watch):
     def progressed(self, progress: Progress, statistics: LaneStatistics) -> None:
         """Pass it on; what the user's code raises for the first time goes into the log."""
         for kind, trace in progress.tracebacks.items():
-            if kind not in self._tracebacks:
+            if kind not in self._tracebacks and len(self._tracebacks) < MAX_TRACEBACKS:
                 self._tracebacks[kind] = trace
                 _logger.warning("the transform raised %s; such rows fail as transform.error\n%s", kind, trace)
         if self._on_progress is not None:

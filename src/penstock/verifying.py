@@ -46,7 +46,7 @@ def verify(folder: str | Path, *, quick: bool = False) -> list[Problem]:
         SourceError: the folder is not the output of a run.
     """
     folder = Path(folder)
-    shards = [report for _, report in sorted(read_ledger(folder).shards.items())]
+    shards = read_ledger(folder).reports
     return list(_problems(folder, shards, quick=quick))
 
 

@@ -250,6 +250,7 @@ def test_parts_are_part_of_a_runs_identity(run: RunFunction, listing: Path) -> N
         ({"parts": {**PARTS, "link": penstock.Column("url")}}, "the shards' table has a column of that name"),
         ({"parts": {**PARTS, "gone": penstock.Text("gone")}}, r"no column 'gone' \(--parts gone\)"),
         ({"parts": PARTS, "keep_columns": ("parts",)}, "--keep-columns parts"),
+        ({"format": "parquet", "keep_columns": ("jpg",)}, "--keep-columns jpg: the image"),
     ],
 )
 def test_refused_before_anything_is_made(
@@ -257,7 +258,7 @@ def test_refused_before_anything_is_made(
 ) -> None:
     """Names that are taken, and columns that are not there."""
     for item in items:
-        item["url"] = item["parts"] = "x"
+        item["url"] = item["parts"] = item["jpg"] = "x"
     with pytest.raises(penstock.PenstockError, match=message):
         run(items, **options)
     assert not (tmp_path / "out").exists()

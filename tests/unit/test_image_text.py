@@ -39,6 +39,8 @@ TABLE = [
     ("wrongly declared", GERMAN.encode(), None, "text/plain; charset=us-ascii-x", GERMAN, "utf-8", "utf-8"),
     ("declared, not so", JAPANESE.encode("cp932"), None, "x; charset=utf-8", JAPANESE, "cp932", "detected"),
     ("no codec of text", GERMAN.encode(), None, "x; charset=base64", GERMAN, "utf-8", "utf-8"),
+    ("escapes of Python", rb"C:\new", None, "x; charset=unicode_escape", r"C:\new", "utf-8", "utf-8"),
+    ("more of them", rb"\u0041", None, "x; charset=raw-unicode-escape", r"\u0041", "utf-8", "utf-8"),
     ("slow codec", b"cat-", None, "x; charset=punycode", "cat-", "utf-8", "utf-8"),
     ("detected gb18030", CHINESE.encode("gb18030"), None, "text/plain", CHINESE, "gb18030", "detected"),
     ("detected shift_jis", JAPANESE.encode("cp932"), None, "", JAPANESE, "cp932", "detected"),

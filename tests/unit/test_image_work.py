@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 from penstock.config import Encode, ImageConfig, Resize
 from penstock.errors import ConfigError, ItemError, WorkerError
-from penstock.image.user_code import MAX_KINDS, MAX_TRACE
+from penstock.image.user_code import MAX_TRACE
 from penstock.image.work import (
     ImageTransform,
     ImageTransformWork,
@@ -28,7 +28,7 @@ from penstock.image.work import (
     TransformWork,
     check_picklable,
 )
-from penstock.records import Facts, Fetched, Reason, Request, Result, Row, Sample, Trace
+from penstock.records import MAX_TRACEBACKS, Facts, Fetched, Reason, Request, Result, Row, Sample, Trace
 
 ROW = Row(7, (Request("image", "http://example.test/a.jpg"),))
 Pixels = npt.NDArray[Any]
@@ -361,14 +361,14 @@ def test_a_long_or_odd_traceback_is_made_fit() -> None:
 
 def test_a_worker_stops_telling_of_new_kinds() -> None:
     """Of a function that raises ever new types no more than twenty tracebacks travel."""
-    errors = [type(f"Error{n}", (Exception,), {})() for n in range(MAX_KINDS + 5)]
+    errors = [type(f"Error{n}", (Exception,), {})() for n in range(MAX_TRACEBACKS + 5)]
 
     def transform(data: bytes, row: Row) -> dict[str, Any]:
         raise errors[data[0]]
 
     work = TransformWork(transform)
     told = [trace_of(work, bytes([n])) is not None for n in range(len(errors))]
-    assert told == [True] * MAX_KINDS + [False] * 5
+    assert told == [True] * MAX_TRACEBACKS + [False] * 5
 
 
 def image_transform(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -357,6 +358,23 @@ def test_a_damaged_row_group(tmp_path: Path) -> None:
     assert reasons == {Reason.STORAGE_ERROR}
 
 
+def test_a_damaged_column_of_several(tmp_path: Path) -> None:
+    """Where it takes the bytes to tell which parts a row has, the fetcher, and not the list, tells of the damage."""
+    commit(tmp_path, 0, {index: {"jpg": b"1234" * 9, "bin": b"5678" * 9} for index in range(3)}, format="parquet")
+    path = tmp_path / "00000.parquet"
+    table = pq.ParquetFile(path).metadata
+    columns = [table.row_group(0).column(number) for number in range(table.num_columns)]
+    start = next(column.data_page_offset for column in columns if column.path_in_schema == "bin")
+    data = bytearray(path.read_bytes())
+    data[start : start + 8] = b"\xff" * 8
+    path.write_bytes(data)
+    rows = list(ShardSource(tmp_path).rows())
+    answers = fetch(tmp_path, rows)
+    assert sorted(answers) == [0, 1, 2]
+    reasons = {part.reason for parts in answers.values() for part in parts if isinstance(part, Failure)}
+    assert reasons == {Reason.STORAGE_ERROR}
+
+
 def test_few_files_are_open_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With room for a single one, rows of all shards in turn are read all the same."""
     monkeypatch.setattr(sys.modules[ShardFetcher.__module__], "_OPEN_FILES", 1)
@@ -453,6 +471,32 @@ def test_a_transform_of_stored_images(tmp_path: Path) -> None:
     assert stored_work(files, config) == ImageWork(config, as_array=True)
     assert stored_work(files, config, Steps(transform=head)) == TransformWork(head)
     assert stored_work(files, config, Steps(initializer=prepare)) == InitializedWork(ImageWork(config, True), prepare)
+
+
+def nothing_of_use(image: Any, row: Row) -> Any:
+    """A user's function of the pixels that gives neither an image nor parts."""
+    return 7
+
+
+def outlined(image: Any, row: Row) -> dict[str, Any]:
+    """A user's function of the pixels that gives a part anew that is stored as well."""
+    return {"image": image, "mask": image[:, :, 0] > 9}
+
+
+def test_what_a_transform_returns_goes_before_what_is_stored(tmp_path: Path) -> None:
+    """A part of the same name is replaced; others stay; and what is no sample is named as it is of files."""
+    commit(tmp_path, 0, {0: {"image": pixels(3), "mask": np.arange(5), "bin": b"ab"}}, transform="module.function")
+    source = ShardSource(tmp_path)
+    (row,) = source.rows()
+    (parts,) = fetch(tmp_path, [row]).values()
+    fetched = tuple(part for part in parts if isinstance(part, Fetched))
+    work = stored_work(source, ImageConfig(size=6, resize="none"), Steps(transform_image=outlined))
+    sample = work(row, fetched).value
+    assert isinstance(sample, Sample)
+    assert (sorted(sample.parts), sample.parts["bin"]) == (["bin", "image", "mask"], b"ab")
+    np.testing.assert_array_equal(sample.parts["mask"], pixels(3)[:, :, 0] > 9, strict=True)
+    with pytest.raises(ItemError, match="expected an array or a mapping"):
+        stored_work(source, ImageConfig(), Steps(transform_image=nothing_of_use))(row, fetched)
 
 
 def test_functions_that_would_get_nothing(tmp_path: Path) -> None:

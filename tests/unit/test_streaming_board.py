@@ -6,6 +6,7 @@ import copy
 import dataclasses
 from multiprocessing import get_context
 
+from penstock.records import MAX_TRACEBACKS
 from penstock.report.report import Report
 from penstock.streaming.board import Board, merged
 
@@ -66,6 +67,23 @@ def test_merged_reports_add_up() -> None:
     assert (whole.rows, whole.written, whole.failed, whole.connections) == (6, 2, 4, 8)
     assert (whole.reasons, whole.seconds, whole.images_per_second) == ({"a": 3, "b": 1}, 4.0, 0.5)
     assert not whole.finished
+
+
+def test_merged_reports_keep_the_longest_lag_and_a_bounded_number_of_tracebacks() -> None:
+    """Waits are added; of kinds of exceptions there are many where each worker has its own, and a report has a bound."""
+    reports = [
+        dataclasses.replace(
+            REPORT,
+            waits={"local.network": 1.5},
+            loop_lag_seconds=lag,
+            attempts_given_back=2,
+            tracebacks={f"{lag} {number}": "" for number in range(MAX_TRACEBACKS)},
+        )
+        for lag in (0.5, 2.5)
+    ]
+    whole = merged(reports)
+    assert (whole.waits, whole.loop_lag_seconds, whole.attempts_given_back) == ({"local.network": 3.0}, 2.5, 4)
+    assert list(whole.tracebacks) == list(reports[0].tracebacks)
 
 
 def test_a_spawned_process_shares_the_board() -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from penstock.engines.work import MAX_TRACEBACKS, Progress
-from penstock.records import Kind, Outcome, Reason, Request, Row, Settled, Trace
+from penstock.engines.work import Progress
+from penstock.records import MAX_TRACEBACKS, Kind, Outcome, Reason, Request, Row, Settled, Trace
 
 ROW = Row(0, (Request("image", "http://example.test/a.jpg"),))
 

@@ -88,10 +88,6 @@ class Arena:
         """A copy of `size` bytes from `offset` on."""
         return read_at(self.descriptor, size, offset)
 
-    def move(self, source: int, target: int, size: int) -> None:
-        """Copy `size` bytes from one offset to another."""
-        self.write(target, memoryview(self.read(source, size)))
-
     def close(self) -> None:
         """Close the file; nothing more can be written."""
         os.close(self.descriptor)

@@ -19,7 +19,7 @@ from penstock.config import RunConfig
 from penstock.crew.base import Work
 from penstock.engines.filling import Filling, Placed
 from penstock.flow import LaneStatistics
-from penstock.records import Kind, Settled, ShardReport
+from penstock.records import MAX_TRACEBACKS, Kind, Settled, ShardReport
 from penstock.report.memory import resident_bytes
 from penstock.scheduling import in_no_hurry
 from penstock.sink.shards import ShardStore
@@ -28,9 +28,6 @@ __all__ = ["TICK", "Job", "Progress", "Stoppable", "Summary", "Watch", "do_work"
 
 TICK = 0.2
 """Seconds between two reports of progress."""
-
-MAX_TRACEBACKS = 20
-"""Tracebacks of the user's own code that a run keeps. Arbitrary: nobody reads more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from penstock.image.text import decode_text
 from penstock.image.user_code import Told, call, is_array, shown
 from penstock.image.work import ImageTransform, dimensions, is_image, pixels, resized
 from penstock.parts import Column, Image, Images, Part, Text, image_config
-from penstock.records import Facts, Failure, Fetched, PartOutcome, Reason, Request, Result, Row, Sample, Value
+from penstock.records import Facts, Failure, Fetched, PartOutcome, Reason, Request, Result, Row, Sample, Value, group_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -88,7 +88,7 @@ class PartsWork:
 
     def _worked(self, row: Row, fetched: Fetched) -> tuple[Value | Failure, PartOutcome]:
         """What became of one download."""
-        name = fetched.part.partition(".")[0]
+        name = group_of(fetched.part)
         part = self.parts[name]
         outcome = PartOutcome.of(fetched)
         try:
@@ -131,7 +131,7 @@ class PartsWork:
         """The parts of the sample, in the order of the user's."""
         named: dict[str, Value] = {}
         for name, part in self.parts.items():
-            own = {one: value for one, value in values.items() if one.partition(".")[0] == name}
+            own = {one: value for one, value in values.items() if group_of(one) == name}
             if isinstance(part, Column):
                 text = _column_text(row.fields.get(part.column))
                 own = {} if text is None else {name: text}
@@ -143,7 +143,7 @@ class PartsWork:
     def _ending(self, name: str, part: Part, value: Value) -> str:
         if not self.endings or not isinstance(value, bytes):
             return name
-        ending = image_config(part, self.config).encode if isinstance(part, Image | Images) else "txt"
+        ending = (part.encode or self.config.encode) if isinstance(part, Image | Images) else "txt"
         return name if name == ending else f"{name}.{ending}"
 
 

@@ -40,7 +40,7 @@ _AS_BROWSERS_READ = {
 (https://encoding.spec.whatwg.org, "Names and labels")."""
 
 _NOT_DECLARED = frozenset(
-    ["idna", "punycode", "undefined", "unicode_escape", "raw_unicode_escape", "utf-7", "mbcs", "oem"]
+    ["idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape", "utf-7", "mbcs", "oem"]
 )
 """What Python calls text encodings too, and no text on the web is in; some take a time that grows with the square."""
 

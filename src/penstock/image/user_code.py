@@ -11,18 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from penstock.errors import ItemError
-from penstock.records import Reason, Trace, Value
+from penstock.records import MAX_TRACEBACKS, PART, Reason, Trace, Value
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["Told", "call", "described", "is_array", "parts_of", "shown"]
+__all__ = ["Told", "call", "described", "is_array", "parts_of", "parts_of_image", "shown"]
 
 Told = set[str]
 """Kinds of exceptions of which the traceback was handed on: each worker sends it along once, not with each row."""
-
-MAX_KINDS = 20
-"""Kinds of which a worker hands the traceback on. Arbitrary: nobody reads more."""
 
 MAX_TRACE = 4000
 """Characters of a traceback that are kept: the last ones, where the cause stands."""
@@ -55,7 +52,7 @@ def _failure(error: Exception, told: Told) -> ItemError:
     failure = ItemError(Reason.TRANSFORM_ERROR, described(error))
     place = _users_frame(error)
     kind = f"{type(error).__qualname__} at {place.filename}:{place.lineno}"
-    if kind not in told and len(told) < MAX_KINDS:
+    if kind not in told and len(told) < MAX_TRACEBACKS:
         told.add(kind)
         failure.trace = Trace(kind, _traceback(error))
     return failure
@@ -95,6 +92,17 @@ def parts_of(returned: Any) -> dict[str, Value]:
         what = "an empty mapping" if isinstance(returned, Mapping) else shown(returned)
         raise ItemError(Reason.TRANSFORM_ERROR, f"expected a mapping from names to bytes or arrays, not {what}")
     return {_part_name(name): _part(name, value) for name, value in returned.items()}
+
+
+def parts_of_image(returned: Any) -> dict[str, Value]:
+    """As `parts_of`, where a function may also return the image alone, as an array."""
+    if is_array(returned):
+        return parts_of({PART: returned})
+    if isinstance(returned, Mapping):
+        return parts_of(returned)
+    raise ItemError(
+        Reason.TRANSFORM_ERROR, f"expected an array or a mapping from names to bytes or arrays, not {shown(returned)}"
+    )
 
 
 def _part_name(name: Any) -> str:

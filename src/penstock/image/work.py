@@ -22,8 +22,8 @@ from penstock.errors import ConfigError, ItemError, WorkerError
 from penstock.image.decode import Decoded, decode
 from penstock.image.encode import encode
 from penstock.image.resize import apply, plan
-from penstock.image.user_code import Told, call, described, is_array, parts_of, shown
-from penstock.records import Facts, Fetched, Reason, Result, Row, Sample, Value
+from penstock.image.user_code import Told, call, described, is_array, parts_of, parts_of_image, shown
+from penstock.records import PART, Facts, Fetched, Reason, Result, Row, Sample, Value
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -133,7 +133,7 @@ class ImageWork:
         image, facts = resized(fetched[0], self.config)
         parts: dict[str, Value]
         if self.as_array:
-            parts = {"image": pixels(image)}
+            parts = {PART: pixels(image)}
         else:
             parts = {self.config.encode: encode(image, self.config.encode, self.config.quality)}
         return Result.of(Sample(parts, facts), fetched, time.perf_counter() - started)
@@ -196,8 +196,8 @@ class ImageTransformWork:
         """
         started = time.perf_counter()
         image, facts = resized(fetched[0], self.config)
-        parts = _parts_of_image(call(self.transform, pixels(image), row, told=self._told))
-        width, height = dimensions(parts.get("image"))
+        parts = parts_of_image(call(self.transform, pixels(image), row, told=self._told))
+        width, height = dimensions(parts.get(PART))
         facts = dataclasses.replace(facts, width=width, height=height)
         if not self.as_array:
             parts = self._encoded(parts)
@@ -205,24 +205,14 @@ class ImageTransformWork:
 
     def _encoded(self, parts: dict[str, Value]) -> dict[str, Value]:
         """The parts with the image, if there is one, as the bytes of a file."""
-        array, kind = parts.get("image"), self.config.encode
+        array, kind = parts.get(PART), self.config.encode
         if not is_image(array):
             return parts
         if kind in parts:
-            detail = f"the part 'image' is stored as {kind}, and there is a part {kind!r}"
+            detail = f"the part {PART!r} is stored as {kind}, and there is a part {kind!r}"
             raise ItemError(Reason.TRANSFORM_ERROR, detail)
         data = encode(Image.fromarray(array), kind, self.config.quality)
-        return {kind: data} | {name: value for name, value in parts.items() if name != "image"}
-
-
-def _parts_of_image(returned: Any) -> dict[str, Value]:
-    if is_array(returned):
-        return parts_of({"image": returned})
-    if isinstance(returned, Mapping):
-        return parts_of(returned)
-    raise ItemError(
-        Reason.TRANSFORM_ERROR, f"expected an array or a mapping from names to bytes or arrays, not {shown(returned)}"
-    )
+        return {kind: data} | {name: value for name, value in parts.items() if name != PART}
 
 
 def is_image(value: Any) -> TypeGuard[npt.NDArray[Any]]:

@@ -260,5 +260,10 @@ class _InTable:
         return [Place(self._file, part, written.group, written.row) for part in present]
 
     def _read_present(self, group: int) -> dict[str, list[bool]]:
-        columns = self._table.read_row_group(group, columns=self._parts, use_threads=False)
+        """By part, whether each row has it: binary columns have no other mark, so they are read for it."""
+        try:
+            columns = self._table.read_row_group(group, columns=self._parts, use_threads=False)
+        except (OSError, pa.ArrowException):  # it is damaged, which reading tells of each row
+            rows = self._table.metadata.row_group(group).num_rows
+            return {part: [True] * rows for part in self._parts}
         return {part: columns[part].is_valid().to_pylist() for part in self._parts}

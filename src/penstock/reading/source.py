@@ -20,9 +20,9 @@ import pyarrow.parquet as pq
 from penstock.config import Format
 from penstock.errors import ItemError, SourceError
 from penstock.folder import JOURNAL, read_ledger
-from penstock.parts import Column, Image, Images, Part, Text, columns_of_parts, parse_parts, sampled
+from penstock.parts import Column, Image, Images, Part, Text, kept_columns, parse_parts, sampled
 from penstock.reading.places import Place, Written, array_heads, finder_of, parts_of_table
-from penstock.records import PART, Kind, Reason, Request, Row, ShardReport
+from penstock.records import PART, Kind, Reason, Request, Row, ShardReport, group_of
 from penstock.sink.base import PartKind
 from penstock.sink.shards import shard_name
 from penstock.source.base import Columns
@@ -80,7 +80,7 @@ class ShardSource:
     def __init__(self, folder: str | os.PathLike[str], keep_columns: Iterable[str] = ()) -> None:
         self.folder = Path(folder).absolute()
         ledger = read_ledger(self.folder)
-        self._shards = [report for _, report in sorted(ledger.shards.items()) if report.written]
+        self._shards = [report for report in ledger.reports if report.written]
         if ledger.manifest is None or not self._shards:
             raise SourceError(f"{self.folder} holds no committed shard with a written row")
         self._run_id = ledger.manifest.run_id
@@ -187,7 +187,7 @@ class ShardSource:
         if not named:
             raise ItemError(Reason.STORAGE_NOT_FOUND)
         for name, place in sorted(named, key=lambda pair: (pair[0] != PART, pair[1].rank)):
-            part = self.parts[name.partition(".")[0]] if self.parts is not None else None
+            part = self.parts[group_of(name)] if self.parts is not None else None
             yield Request(name, place.url, required=part is None or part.required)
 
     def _missing(self, found: tuple[Request, ...], url: str) -> Iterator[Request]:
@@ -219,7 +219,7 @@ class ShardSource:
 
     @cached_property
     def _fields(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys((*self.keep_columns, *columns_of_parts(self.parts or {}))))
+        return kept_columns(self.keep_columns, self.parts or {})
 
     @cached_property
     def _has_caption(self) -> bool:

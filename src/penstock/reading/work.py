@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import math
 import time
@@ -19,7 +20,7 @@ from penstock.crew.base import Work
 from penstock.errors import ConfigError, ItemError
 from penstock.image.parts_work import PartsWork, array_of
 from penstock.image.resize import apply, plan
-from penstock.image.user_code import Told, call, is_array, parts_of
+from penstock.image.user_code import Told, call, is_array, parts_of_image
 from penstock.image.work import (
     NO_STEPS,
     ImageTransform,
@@ -36,7 +37,7 @@ from penstock.image.work import (
 from penstock.parts import Image, Images, Part, Text, image_config
 from penstock.reading.places import Place
 from penstock.reading.source import ShardSource
-from penstock.records import PART, Facts, Fetched, PartOutcome, Reason, Request, Result, Row, Sample, Value
+from penstock.records import PART, Facts, Fetched, PartOutcome, Reason, Request, Result, Row, Sample, Value, group_of
 from penstock.sink.base import PartKind
 
 __all__ = ["StoredPartsWork", "StoredWork", "stored_work"]
@@ -76,7 +77,9 @@ class StoredWork:
 
     def _value(self, request: Request, fetched: Fetched) -> Value:
         kind = self.kinds.get(request.part)
-        is_file = Place.of(str(request.url)).part != request.part  # the image, stored as `jpg`
+        is_file = (
+            Place.of(str(request.url)).part != request.part
+        )  # stored as a file of its own ending: `jpg`, `mask.npy`
         if kind is not None or is_file or fetched.data.startswith(_NPY):
             return _array(fetched, kind, self._options(request.part))
         return fetched.data
@@ -90,7 +93,8 @@ class StoredWork:
         if not is_array(image):
             raise ItemError(Reason.TRANSFORM_ERROR, f"transform_image: no image among the parts {', '.join(parts)}")
         returned: Any = call(transform, image, row, told=self._told)
-        return parts_of({PART: returned} if is_array(returned) else returned) | parts
+        named = parts_of_image(returned)
+        return {name: value for name, value in parts.items() if name not in named} | named
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +113,7 @@ class StoredPartsWork(PartsWork):
         self, row: Row, part: Image | Images, fetched: Fetched, outcome: PartOutcome
     ) -> tuple[Value, PartOutcome]:
         config = image_config(part, self.config)
-        name = fetched.part.partition(".")[0]
+        name = group_of(fetched.part)
         array = _array(fetched, self.kinds.get(name), _as_it_is(config) if name in self.unchanged else config)
         if self.transform_image is not None:
             array = array_of(call(self.transform_image, array, row, told=self._told))
@@ -117,6 +121,7 @@ class StoredPartsWork(PartsWork):
         return array, dataclasses.replace(outcome, facts=Facts(width=width, height=height))
 
 
+@functools.lru_cache(maxsize=1024)
 def _as_it_is(config: ImageConfig) -> ImageConfig:
     return dataclasses.replace(config, resize="none")
 

@@ -78,7 +78,7 @@ class Report:
     ignored: Sequence[str] = field(default_factory=list)
     """What this run was told to ignore: ``robots``, ``opt_outs``, ``certificates``, ``outage``."""
     stages: Mapping[str, float] = field(default_factory=dict)
-    """Shares of time, 0 to 1: ``crew_busy``, ``consumer``, ``source``; and ``connections`` in use."""
+    """Shares of time, 0 to 1: ``crew_busy``, ``crew_waiting``, ``consumer``, ``source``; and ``connections`` in use."""
     started: str = ""
     """When this run began: ISO 8601, UTC."""
     tracebacks: Mapping[str, str] = field(default_factory=dict)

@@ -13,15 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from penstock.errors import ItemError
-from penstock.records import Reason
+from penstock.records import PART, Reason
 from penstock.sink.base import PartKind, Record
 
-__all__ = ["check_members", "extension", "members", "npy_bytes", "unusable"]
+__all__ = ["PLAIN_KINDS", "check_members", "extension", "members", "npy_bytes", "unusable"]
 
 # Readers split a member's name at its first dot, and file systems and ustar want it short.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*(\.[A-Za-z0-9_][A-Za-z0-9_-]*)*", re.ASCII)
 _LONGEST_NAME = 60
-_PLAIN_KINDS = "biufcmMSU"
+PLAIN_KINDS = "biufcmMSU"
 """Kinds of dtype whose `dtype.str` says all: no objects, no records, none that a third package defines."""
 
 _encode_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
@@ -35,7 +35,7 @@ def _check_part(kind: PartKind) -> None:
     """
     if len(kind.name) > _LONGEST_NAME or not _NAME.fullmatch(kind.name):
         raise unusable(f"part {kind.name!r}: a name is made of letters, digits, _, - and single dots")
-    if kind.dtype is not None and np.dtype(kind.dtype).kind not in _PLAIN_KINDS:
+    if kind.dtype is not None and np.dtype(kind.dtype).kind not in PLAIN_KINDS:
         raise unusable(f"part {kind.name!r} is an array of {kind.dtype}: only plain numbers, text and times are stored")
 
 
@@ -73,7 +73,7 @@ def extension(name: str, *, is_array: bool) -> str:
     """
     if not is_array:
         return name
-    return "npy" if name == "image" else f"{name}.npy"
+    return "npy" if name == PART else f"{name}.npy"
 
 
 def members(record: Record) -> Iterator[tuple[str, bytes]]:

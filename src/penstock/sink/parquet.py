@@ -32,9 +32,8 @@ class ParquetFormat:
         """Refuse now what would fail every row."""
         taken = next((name for name in self.parts if name in self.layout.columns), None)
         if taken is not None:
-            raise ConfigError(
-                f"--parts: part {taken!r}: the shards' table has a column of that name; call it otherwise"
-            )
+            what = f"--parts: part {taken!r}" if self.layout.parts else f"--keep-columns {taken}: the image"
+            raise ConfigError(f"{what}: the shards' table has a column of that name; call it otherwise")
 
     def check(self, kinds: Sequence[PartKind]) -> None:
         """See `ShardFormat.check`."""

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from penstock.config import SourceConfig
 from penstock.errors import ConfigError
 from penstock.parts import Part
-from penstock.records import Facts, Kind, Outcome, PartOutcome, Request, Settled
+from penstock.records import Facts, Kind, Outcome, PartOutcome, Request, Settled, group_of
 from penstock.sink.base import Record, ShardRows
 from penstock.sink.members import npy_bytes
 
@@ -180,7 +180,7 @@ def requests_of(text: str, parts: Mapping[str, Part]) -> tuple[Request, ...]:
         Request(
             name,
             entry.get("url"),
-            required=parts[name.partition(".")[0]].required,
+            required=parts[group_of(name)].required,
             left_out=entry.get("left_out", 0),
         )
         for name, entry in json.loads(text).items()

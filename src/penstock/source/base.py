@@ -60,7 +60,7 @@ class Columns:
     def require(self, place: str, present: Iterable[str]) -> None:
         """Raise SourceError unless each wanted column is `present` exactly once."""
         present = list(present)
-        for name, option in ({self.url: "--url-column"} | self._options() | dict(self.asked)).items():
+        for name, option in ({self.url: self.asked.get(self.url, "--url-column")} | self._options()).items():
             if name not in present:
                 raise SourceError(f"{place}: no column {name!r} ({option}); {_alternatives(name, present)}")
             if present.count(name) > 1:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from penstock.parts import Column, Images, Part, Text, columns_of_parts
+from penstock.parts import Column, Images, Part, Text, kept_columns
 from penstock.records import Reason, Request, Row
 from penstock.source.base import Columns, clean_url
 
@@ -26,7 +26,7 @@ class PartColumns:
     def __init__(self, parts: Mapping[str, Part], keep: tuple[str, ...] = ()) -> None:
         self.parts = parts
         self.keep = keep
-        self.kept = tuple(dict.fromkeys((*keep, *columns_of_parts(parts))))
+        self.kept = kept_columns(keep, parts)
         """Columns that become `Row.fields`."""
         fetched = [(name, part) for name, part in parts.items() if not isinstance(part, Column)]
         # Images first: what the table says of a row itself is of its first request.

@@ -150,6 +150,8 @@ class Assembler:
         self._places: dict[tuple[int, int], tuple[_Slab, int]] = {}
         """Of rows inside the crew, by epoch and position."""
         self._settled = self._images = 0
+        self._reasons: Counter[Reason] = Counter()
+        """Of all epochs, as are the two before."""
         self.finished = -1 if resumed is None else resumed[0] - 1
         """The last epoch that is complete."""
 
@@ -235,23 +237,24 @@ class Assembler:
                 slab, index = place
                 slab.free.append(index)
             self._fall_out(epoch, settled.outcome)
-        self._check_share(epoch)
+        self._check_share()
 
     def _fall_out(self, epoch: _Epoch, outcome: Outcome) -> None:
         epoch.outcomes.append(outcome)
         assert outcome.reason is not None
         epoch.reasons[outcome.reason] += 1
+        self._reasons[outcome.reason] += 1
         if outcome.kind is Kind.FAILED and self._config.on_failure == "raise":
             raise RowFailedError(outcome)
 
-    def _check_share(self, epoch: _Epoch) -> None:
+    def _check_share(self) -> None:
         """Stop where even with all the rows that are inside the share would be too small: those that fail are settled first."""
         wanted = self._config.min_success
         inside = sum(open_epoch.inside for open_epoch in self._epochs.values())
         if self._settled >= PROBATION and self._images + inside < wanted * (self._settled + inside):
             raise TooManyFailuresError(
                 f"only {self._images} of the first {self._settled} rows gave an image, and min_success is {wanted:g}:"
-                f"\n{_table(epoch.reasons)}"
+                f"\n{_table(self._reasons)}"
             )
 
     def _put(self, epoch: _Epoch, place: tuple[_Slab, int] | None, outcome: Outcome, sample: Sample) -> None:
@@ -362,26 +365,22 @@ class Assembler:
     def _flush(self, epoch: _Epoch) -> None:
         """Make batches of what lies in the open slabs of a complete epoch."""
         slabs = [slab for slab in epoch.slabs if slab.filled]
-        while len(slabs) > 1:
-            first, last = slabs[0], slabs[-1]
-            self._move(last, _filled_place(last), first, first.rows.index(None))
-            if first.filled == self._config.batch_size:
-                epoch.full.append(self._assembled(epoch, slabs.pop(0)))
-            if not last.filled:
-                slabs.remove(last)
-        if slabs:
-            self._flush_last(epoch, slabs[0])
+        self._compact(slabs)
+        for slab in slabs:
+            if slab.filled == self._config.batch_size or (slab.filled and not self._config.drop_last):
+                epoch.full.append(self._assembled(epoch, slab))
+            else:
+                epoch.outcomes += _dropped(slab)
         self._forget(epoch)
 
-    def _flush_last(self, epoch: _Epoch, slab: _Slab) -> None:
-        if self._config.drop_last and slab.filled < self._config.batch_size:
-            for outcome, _ in filter(None, slab.rows):
-                dropped = dataclasses.replace(outcome, kind=Kind.SKIPPED, reason=Reason.POLICY_DROP_LAST)
-                epoch.outcomes.append(dropped)
-            return
-        while (hole := slab.rows.index(None) if None in slab.rows else slab.filled) < slab.filled:
-            self._move(slab, _filled_place(slab), slab, hole)
-        epoch.full.append(self._assembled(epoch, slab))
+    def _compact(self, slabs: list[_Slab]) -> None:
+        """Fill the holes in front with the rows behind them, so that all the rows lie together."""
+        places = [(slab, index) for slab in slabs for index in range(self._config.batch_size)]
+        filled = sum(slab.filled for slab in slabs)
+        holes = [(slab, index) for slab, index in places[:filled] if slab.rows[index] is None]
+        behind = [(slab, index) for slab, index in places[filled:] if slab.rows[index] is not None]
+        for source, target in zip(behind, holes, strict=True):
+            self._move(*source, *target)
 
     def _forget(self, epoch: _Epoch) -> None:
         """Give back the slabs that did not become batches."""
@@ -420,9 +419,10 @@ def _stream_row(settled: Settled) -> StreamRow:
     return row
 
 
-def _filled_place(slab: _Slab) -> int:
-    """The last place that is filled."""
-    return max(index for index, entry in enumerate(slab.rows) if entry is not None)
+def _dropped(slab: _Slab) -> Iterator[Outcome]:
+    """The rows of a batch that is not full, where such a one is not wanted."""
+    for outcome, _ in filter(None, slab.rows):
+        yield dataclasses.replace(outcome, kind=Kind.SKIPPED, reason=Reason.POLICY_DROP_LAST)
 
 
 def _drained(batches: deque[Assembled]) -> Iterator[Assembled]:

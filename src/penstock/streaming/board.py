@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import itertools
 import os
 import pickle
 import weakref
@@ -28,6 +29,7 @@ from multiprocessing.context import get_spawning_popen
 from typing import Any
 
 from penstock.crew.wire import anonymous_file, read_at, write_at
+from penstock.records import MAX_TRACEBACKS
 from penstock.report.report import Report
 
 __all__ = ["Board", "merged"]
@@ -158,24 +160,37 @@ def _begin(page: _Page, passes: int, crowd: int | None, worker: int, epoch: int 
 
 
 def merged(reports: Sequence[Report]) -> Report:
-    """One report of streams that share a list; the verdict is that of the first one.
+    """One report of streams that share a list; the verdict and the stages are those of the first one.
 
     Args:
         reports: at least one.
     """
     written, seconds = sum(report.written for report in reports), max(report.seconds for report in reports)
     reasons: Counter[str] = sum((Counter(report.reasons) for report in reports), Counter())
-    counted = ("rows", "failed", "skipped", "rows_settled", "bytes_downloaded", "workers", "connections")
+    tracebacks = {kind: text for report in reports for kind, text in report.tracebacks.items()}
+    counted = (
+        "rows",
+        "failed",
+        "skipped",
+        "rows_settled",
+        "bytes_downloaded",
+        "workers",
+        "connections",
+        "retries",
+        "attempts_given_back",
+    )
     return dataclasses.replace(
         reports[0],
-        **{name: sum(getattr(report, name) for report in reports) for name in (*counted, "retries")},
+        **{name: sum(getattr(report, name) for report in reports) for name in counted},
         written=written,
         seconds=seconds,
         images_per_second=round(written / seconds, 1) if seconds else 0.0,
         reasons=dict(reasons.most_common()),
+        waits=dict(sum((Counter(report.waits) for report in reports), Counter())),
+        loop_lag_seconds=max(report.loop_lag_seconds for report in reports),
         finished=all(report.finished for report in reports),
         peak_rss_bytes=sum(report.peak_rss_bytes for report in reports),
-        tracebacks={kind: text for report in reversed(reports) for kind, text in report.tracebacks.items()},
+        tracebacks=dict(itertools.islice(tracebacks.items(), MAX_TRACEBACKS)),
     )
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import pickle
 import threading
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from penstock.crew.arena import Arena
 from penstock.crew.lifetime import leave_signals_to_parent
@@ -38,8 +39,9 @@ class Start:
     job: bytes
     script: Script | None
     feed: Feed
-    spec: Any
-    """How the list is opened here; None if its rows come by the other connection."""
+    spec: bytes | None
+    """How the list is opened here, pickled apart: what reads lists is loaded while the workers start. None if its rows come
+    by the other connection."""
     parent: int
     """Process id of the parent."""
 
@@ -65,10 +67,11 @@ def main(connection: int, rows: int, arena: int) -> NoReturn:
     except PenstockError as error:
         parent.send(Broken(error))
         os._exit(1)
-    threading.Thread(target=parent.listen, args=(pump, start.parent), daemon=True, name="penstock-parent").start()
+    listener = threading.Thread(target=parent.listen, args=(pump, start.parent), daemon=True, name="penstock-parent")
+    listener.start()
     threading.Thread(target=_feed, args=(start, pump, Connection(rows)), daemon=True, name="penstock-feeder").start()
     pump.run()
-    parent.wait_for_end()
+    listener.join()  # it ends this process when the parent has read all, and goes
     os._exit(0)
 
 
@@ -78,7 +81,7 @@ def _feed(start: Start, pump: Pump, rows: Connection) -> None:
         _relay(rows, pump)
         return
     try:
-        source = start.spec.open()
+        source = pickle.loads(start.spec).open()  # noqa: S301 - from our own parent
     except BaseException as error:  # noqa: BLE001 - nobody is behind this thread
         _give_up(pump, error)
         return
@@ -124,7 +127,6 @@ class _Parent:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._sending = threading.Lock()
-        self._gone = threading.Event()
 
     def start(self) -> Start:
         try:
@@ -153,7 +155,3 @@ class _Parent:
         except (EOFError, OSError):
             pass
         os._exit(0)
-
-    def wait_for_end(self) -> None:
-        """Until the parent has read all, and goes: `listen` ends this process then."""
-        self._gone.wait()

@@ -114,7 +114,8 @@ class ChildHost:
             undo.pop_all()
             undo.callback(self.close)
             with contextlib.suppress(OSError):  # it is dead already, which `receive` will tell
-                self._connection.send(Start(pickled, script_of(pickled), plan, spec, os.getpid()))
+                opened = None if spec is None else pickle.dumps(spec)
+                self._connection.send(Start(pickled, script_of(pickled), plan, opened, os.getpid()))
             self._feeder.start()
             undo.pop_all()
 

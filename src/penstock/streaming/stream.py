@@ -34,7 +34,7 @@ from penstock.errors import PenstockError, StateRefusedError, WorkerError
 from penstock.flow import LaneStatistics
 from penstock.image.work import ImageTransform, Initializer, Steps, Transform
 from penstock.reading import ShardSource
-from penstock.records import Kind, Outcome
+from penstock.records import MAX_TRACEBACKS, Kind, Outcome, Trace
 from penstock.report.report import Report
 from penstock.report.verdict import verdict
 from penstock.streaming.assembling import MOST_FALLEN
@@ -395,9 +395,13 @@ class _Account:
             self.downloaded += outcome.size
             if outcome.reason is not None:
                 self.reasons[outcome.reason.value] += 1
-            if outcome.trace is not None and outcome.trace.kind not in self.tracebacks:
-                self.tracebacks[outcome.trace.kind] = outcome.trace.text
-                _logger.warning("the transform failed; told once for each kind of error\n%s", outcome.trace.text)
+            if outcome.trace is not None:
+                self._tell(outcome.trace)
+
+    def _tell(self, trace: Trace) -> None:
+        if trace.kind not in self.tracebacks and len(self.tracebacks) < MAX_TRACEBACKS:
+            self.tracebacks[trace.kind] = trace.text
+            _logger.warning("the transform failed; told once for each kind of error\n%s", trace.text)
 
 
 def _with_statistics(report: Report, statistics: LaneStatistics, plan: Plan) -> Report:
