@@ -206,7 +206,10 @@ def render(*, check: bool) -> int:
     """Fill the block of the page; with `check` only say whether it is stale."""
     page = PAGE.read_text(encoding="utf-8")
     table = block(json.loads(RESULTS.read_text(encoding="utf-8")))
-    filled = BLOCK.sub(lambda found: f"{found[1]}\n{table}\n\n{found[2]}", page)
+    filled, blocks = BLOCK.subn(lambda found: f"{found[1]}\n{table}\n\n{found[2]}", page)
+    if blocks != 1:
+        print(f"{PAGE} has {blocks} blocks for the table, where one belongs", file=sys.stderr)
+        return 1
     if filled == page:
         return 0
     if check:
@@ -266,7 +269,7 @@ def aims_table(speed: Results, step: Results) -> str:
     first = median(ours, lambda entry: entry["first_batch"])
     lines.append(aim("first batch within 1.5 s of the call", f"{first:.2f} s", reached=first <= 1.5))
     slower = median(step["penstock.stream"], slow_down) - 1
-    lines.append(aim("step within 10 % of the step alone", f"{slower:+.0%}", reached=slower <= 0.1))
+    lines.append(aim("step within 10 % of the step alone", f"{slower:+.1%}", reached=slower <= 0.1))
     return "\n".join(lines)
 
 

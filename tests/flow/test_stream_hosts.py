@@ -592,12 +592,14 @@ def test_a_forked_child_leaves_the_stream_alone(host: str) -> None:
         batch = next(stream)
         pid = os.fork()
         if pid == 0:
+            status = 1
             try:
                 del batch
                 stream.close()
                 gc.collect()
+                status = 0
             finally:
-                os._exit(0)
+                os._exit(status)
         assert os.waitpid(pid, 0)[1] == 0
         assert len(numbers_of([batch, *stream])) == 100
 

@@ -335,6 +335,14 @@ def test_wrong_files(
     assert not (tmp_path / "out").exists()
 
 
+def size_of(path: Path) -> int:
+    """Bytes of a file, which may be gone by now."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 def test_killed_runs_go_on(listing: Path, file: Path, tmp_path: Path) -> None:
     """After SIGKILL the same command ends with the shards of an unbroken run."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -353,11 +361,10 @@ def test_killed_runs_go_on(listing: Path, file: Path, tmp_path: Path) -> None:
     subprocess.run([*command, str(whole)], check=True, timeout=60)
     process = subprocess.Popen([*command, str(broken)], start_new_session=True)
     spools = broken / ".penstock/spool"
-    while process.poll() is None and not any(path.stat().st_size > 5000 for path in spools.glob("*")):
+    while process.poll() is None and not any(size_of(path) > 5000 for path in spools.glob("*")):
         time.sleep(0.001)  # polls a condition
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    os.killpg(process.pid, signal.SIGKILL)  # before its end was waited for, so that the group still is its own
+    assert process.wait() == -signal.SIGKILL, "it was to be killed in the midst of its work"
     subprocess.run([*command, str(broken)], check=True, timeout=60)
     assert contents(broken) == contents(whole)
     assert penstock.verify(broken) == []

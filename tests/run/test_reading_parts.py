@@ -287,8 +287,11 @@ def test_what_is_refused(run: RunFunction, urls: list[str], items: list[dict[str
     """Other parts than those that are there; functions that would get nothing."""
     run(items, "parts", parts={"jpg": penstock.Image("image_url")})
     run(urls, "made", transform=length_head_and_name)
-    with pytest.raises(penstock.ConfigError, match=r"parts: the shards in .* have those that they were written with"):
+    with pytest.raises(penstock.ConfigError, match=r"parts: the shards in .* have what they were written with"):
         stream(tmp_path / "parts", parts=PARTS)
+    for option in ("url_column", "caption_column"):
+        with pytest.raises(penstock.ConfigError, match=rf"{option}: the shards in .* leave it out"):
+            stream(tmp_path / "made", **{option: "another"})
     for folder in ("parts", "made"):
         with pytest.raises(penstock.ConfigError, match="have no single file for each row; use transform_image"):
             stream(tmp_path / folder, transform=length_head_and_name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 
 import penstock
 from flow.stream_fakes import inverted, numbers_of, send_keys
+from penstock.config import StreamConfig
 from penstock.errors import ConfigError, NoImagesError, RowFailedError, SourceError, TooManyFailuresError
 from penstock.image.work import ImageWork
 from penstock.records import Fetched, Reason, Sample
@@ -138,20 +138,6 @@ def test_a_transform_in_worker_processes(image_server: ImageServer) -> None:
     assert np.array_equal(negative.images, 255 - plain.images)
 
 
-def test_a_row_that_hangs_holds_up_a_bounded_number(image_server: ImageServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where order is kept, the server is not asked for more than the window."""
-    monkeypatch.setattr("penstock.streaming.planning.MOST_WAITING", 32)
-    urls = image_server.image_urls(400)
-    urls[20] = f"{image_server.url}/slow/600/{image_server.pictures[0]}"
-    before = image_server.statistics().requests
-    with stream(urls, ordered=True, timeout=1000, retries=0) as batches:
-        assert numbers_of([next(batches), next(batches)]) == list(range(16))
-        while image_server.statistics().requests - before < 20 + 32:
-            time.sleep(0.002)  # polls a condition
-        assert image_server.statistics().requests - before == 20 + 32
-    assert batches.report.written == 16
-
-
 # What is wrong with rows.
 
 
@@ -213,6 +199,7 @@ def test_a_list_shorter_than_a_batch_without_end(urls: list[str]) -> None:
         ({"batchsize": 3}, "unknown option 'batchsize'; did you mean batch_size?"),
         ({"lanes": 2}, "unknown option 'lanes'"),
         ({"quality": 90}, "unknown option 'quality'"),
+        ({"config": StreamConfig(lanes=3)}, "lanes: means nothing to a stream"),
         ({"resize": "fit"}, "resize='fit': a batch needs one shape for all images; expected one of crop, stretch, pad"),
         ({"resize": "none"}, "resize='none': a batch needs one shape"),
         ({"batch_size": 0}, "batch_size"),

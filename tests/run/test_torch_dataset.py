@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import subprocess
@@ -21,6 +22,7 @@ import pytest
 import penstock
 from penstock.streaming.batch import Batch
 from penstock.testing.leaks import no_leaks
+from run import transforms
 
 if TYPE_CHECKING:
     from penstock.torch import TorchBatch, UrlDataset
@@ -221,6 +223,28 @@ def test_floats_are_those_of_the_numpy_batch(require_torch: ModuleType) -> None:
         assert floats.dtype == require_torch.float32
         assert floats.is_contiguous(memory_format=require_torch.channels_last)
         assert np.array_equal(floats.permute(0, 2, 3, 1).numpy(), batch.as_float(**options))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_users_functions_do_their_work(
+    require_torch: ModuleType, dataset: MakeDataset, loader: MakeLoader, tmp_path: Path, workers: int
+) -> None:
+    """One of the bytes; one of the pixels, in workers that were set up; their arrays are tensors."""
+    files = dataset(transform=transforms.length_head_and_name)
+    rows = [
+        (length, head)
+        for batch in loader(files, workers)
+        for length, head in zip(batch.parts["length"], batch.parts["bin"], strict=True)
+    ]
+    assert len(rows) == len(GOOD) + 1  # one of the two was an image that ends too early, which nobody has looked at
+    assert all(isinstance(length, require_torch.Tensor) and length > len(head) == 4 for length, head in rows)
+    pixels = dataset(
+        initializer=functools.partial(transforms.set_up, tmp_path), transform_image=transforms.scaled_as_set_up
+    )
+    batches = list(loader(pixels, workers))
+    assert set(keys_of(batches)) == GOOD
+    assert max(int(batch.images.max()) for batch in batches) <= 127
+    assert list(tmp_path.iterdir())
 
 
 def test_arrays_of_transforms_become_tensors_as_they_are(require_torch: ModuleType) -> None:

@@ -111,6 +111,18 @@ def test_another_function_is_another_run(run: RunFunction, few: list[str]) -> No
         run(few, transform_image=transforms.invert_in_place)
 
 
+@pytest.mark.parametrize("strategy", ["threads", "asyncio"])
+def test_a_streams_workers_are_set_up(few: list[str], tmp_path: Path, strategy: str) -> None:
+    """Before their first row; and what the function returns is in the batch."""
+    options: dict[str, Any] = {"strategy": strategy, "workers": 2, "size": 16, "allow_network": ("127.0.0.0/8",)}
+    set_up = functools.partial(transforms.set_up, tmp_path)
+    with penstock.stream(few, initializer=set_up, transform_image=transforms.scaled_as_set_up, **options) as batches:
+        (batch,) = batches
+    assert batch.images.max() <= 127
+    workers = {"-".join(map(str, worker)) for worker in batch.parts["worker"]}
+    assert workers <= {mark.name for mark in tmp_path.iterdir()}
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_each_worker_is_set_up_once(run: RunFunction, few: list[str], tmp_path: Path, strategy: str) -> None:
     """Whatever a worker is, and each of those that did a row was."""

@@ -25,10 +25,18 @@ class Rows:
         self._count = count
         self._then = then
         self.read = 0
+        self.ahead = threading.Event()
+        """So many rows were asked for as may wait."""
+        self.too_far = threading.Event()
+        """More were than that, with one taken, and one in the hand."""
 
     def rows(self, start: int = 0) -> Iterator[Row]:
         for index in range(start, self._count):
             self.read += 1
+            if self.read > AHEAD:
+                self.ahead.set()
+            if self.read > AHEAD + 2:
+                self.too_far.set()
             yield Row(index, ())
         if self._then is not None:
             raise self._then
@@ -161,9 +169,10 @@ def test_a_source_is_read_ahead_by_a_bounded_number() -> None:
     reader.start()
     taken = take_until(inlet, 0)
     assert taken.position == 0
+    assert source.ahead.wait(60)
+    assert not source.too_far.wait(0.1)  # a reader without a bound takes a millisecond
     inlet.close()
     reader.join()
-    assert source.read <= AHEAD + 3  # one taken, one in the hand, one that the closing let through
 
 
 def take_until(inlet: Inlet, position: int) -> StreamRow:
@@ -182,13 +191,15 @@ def test_closing_lets_the_reader_go() -> None:
     """Even one that waits for room."""
     inlet = Inlet(Bell())
     ended = threading.Event()
+    source = Rows(10 * AHEAD)
 
     def read() -> None:
-        feed(Rows(10 * AHEAD), Feed(IN_ORDER, epochs=None), inlet.put, never)
+        feed(source, Feed(IN_ORDER, epochs=None), inlet.put, never)
         ended.set()
 
     reader = threading.Thread(target=read)
     reader.start()
+    assert source.ahead.wait(60)
     inlet.close()
     assert ended.wait(60)
     reader.join()

@@ -10,7 +10,7 @@ import logging
 import math
 import operator
 import pickle
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, NamedTuple, Self
@@ -44,6 +44,7 @@ LONG = 16
 """Files of a list from which on a state holds their digest, and not each one's mark: some loaders save it with every batch."""
 
 _SIZES = ("size", "resize")
+_WRITTEN = ("parts", "url_column", "caption_column", "encoding")
 
 _logger = logging.getLogger("penstock")
 
@@ -177,6 +178,8 @@ def make_plan(
         options, [spec.name for spec in dataclasses.fields(StreamConfig) if spec.name not in NOT_STREAMED]
     )
     given = dataclasses.replace(config or StreamConfig(), **options)
+    for name in _changed(given, NOT_STREAMED):
+        raise ConfigError(f"{name}: means nothing to a stream, which stores nothing and is one pipeline; leave it out")
     if is_shards(source):
         opened = _open_shards(source, given, steps, asked=_asked(config, options))
     else:
@@ -201,12 +204,13 @@ def make_plan(
 
 def _asked(config: StreamConfig | None, options: Mapping[str, Any]) -> set[str]:
     """Options of the size that were given; a config does not tell its defaults from the same values given."""
+    return {*(name for name in _SIZES if name in options), *_changed(config or StreamConfig(), _SIZES)}
+
+
+def _changed(config: StreamConfig, names: Iterable[str]) -> list[str]:
+    """Which of these options are not as they are by default."""
     default = StreamConfig()
-    return {
-        name
-        for name in _SIZES
-        if name in options or (config is not None and getattr(config, name) != getattr(default, name))
-    }
+    return [name for name in names if getattr(config, name) != getattr(default, name)]
 
 
 class _Opened(NamedTuple):
@@ -222,8 +226,8 @@ class _Opened(NamedTuple):
 def _open_shards(folder: Any, given: StreamConfig, steps: Steps, *, asked: Collection[str]) -> _Opened:
     """What rows are made of is as it was written; so are sizes, unless they are among the options that were `asked` for."""
     shards = ShardSource(folder, given.keep_columns)
-    if given.parts is not None:
-        raise ConfigError(f"parts: {shards.description} have those that they were written with; leave it out")
+    for name in _changed(given, _WRITTEN):
+        raise ConfigError(f"{name}: {shards.description} have what they were written with; leave it out")
     stored = {name: value for name, value in _as_stored(shards).items() if name not in asked}
     config = dataclasses.replace(given, **stored, parts=shards.parts, keep_columns=shards.keep_columns)
     resize = any(name in asked for name in _SIZES)
