@@ -15,9 +15,10 @@ import penstock
 from flow.stream_fakes import inverted, numbers_of, send_keys
 from penstock.config import StreamConfig
 from penstock.errors import ConfigError, NoImagesError, RowFailedError, SourceError, TooManyFailuresError
-from penstock.image.work import ImageWork
+from penstock.image.work import NO_STEPS, ImageWork
 from penstock.records import Fetched, Reason, Sample
-from penstock.streaming.planning import Plan
+from penstock.streaming.planning import Plan, make_plan
+from penstock.streaming.state import State
 from penstock.streaming.stream import Stream
 from penstock.testing.server import ImageServer
 
@@ -136,6 +137,18 @@ def test_a_transform_in_worker_processes(image_server: ImageServer) -> None:
     with stream(image_server.image_urls(10), strategy="auto", transform_image=inverted, **options) as batches:
         (negative,) = batches
     assert np.array_equal(negative.images, 255 - plain.images)
+
+
+@pytest.mark.parametrize(
+    ("size", "memory", "window"),
+    [(256, 2**24, 128), (256, 2**30, 682), (32, 2**30, 1024)],
+    ids=["two batches", "an eighth of the memory", "at most"],
+)
+def test_the_window_of_an_ordered_stream(size: int, memory: int, window: int) -> None:
+    """Rows that may wait for one that is late: as many as fit into an eighth of `memory`, within bounds."""
+    options = {"size": size, "memory": memory, "ordered": True}
+    plan = make_plan(["https://example.com/"], NO_STEPS, split=(0, 1), even=False, config=None, options=options)
+    assert plan._job(State({})).window == window
 
 
 # What is wrong with rows.

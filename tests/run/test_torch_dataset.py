@@ -522,6 +522,17 @@ def test_workers_share_the_limits(dataset: MakeDataset, loader: MakeLoader) -> N
     assert (rows.report.connections, rows.report.workers) == (10, 4)
 
 
+def test_a_share_of_every_limit(dataset: MakeDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cores by ranks of this machine and by workers; what was asked for by workers alone; and never less than can be."""
+    monkeypatch.setattr("penstock.torch.available_cores", lambda: 12)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    limits = {"workers": None, "connections": 100, "per_host": 8, "memory": 2**30}
+    assert dataset(**limits)._limits(3) == {"workers": 2, "connections": 33, "per_host": 2, "memory": 2**30 // 3}
+    assert dataset(**limits | {"workers": 9})._limits(3)["workers"] == 3
+    least = {"workers": 1, "connections": 1, "per_host": 1, "memory": 2**24}
+    assert dataset(**limits)._limits(1000) == least
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_errors_come_out_of_the_loop(dataset: MakeDataset, loader: MakeLoader, urls: list[str], workers: int) -> None:
     """A list without a good row ends in a NoImagesError, in whichever epoch, and from a worker as well."""
