@@ -269,7 +269,7 @@ def main():
     if where == "thread":
         options["transform_image"] = lambda image, row: image
     if moment == "in next":
-        options["timeout"] = 1000
+        options["timeout"] = options["connect_timeout"] = 1000
     stream = penstock.stream(urls, epochs=None, per_host=16, allow_network=("127.0.0.0/8",), **options)
     batch = next(stream)
     print("ready", flush=True)
@@ -281,7 +281,7 @@ def main():
         with stream:
             for batch in stream:
                 while True:
-                    time.sleep(1000)
+                    time.sleep(0.01)  # one of 1000 would not see a signal that comes just before it
     return stream, batch
 
 kept = main()
@@ -292,8 +292,8 @@ kept = main()
 def program(server: ImageServer, where: str, moment: str) -> Iterator[tuple[subprocess.Popen[str], set[int]]]:
     """It has had a first batch; with all its processes."""
     urls = server.image_urls(24)
-    if moment == "in next":  # the first batch comes, and no second one
-        urls = [*urls[:8], *(f"{server.url}/slow/600/{server.pictures[0]}?i={index}" for index in range(24))]
+    if moment == "in next":  # the first batch comes, and no second one: the others never get a connection
+        urls = [*urls[:8], *(f"{server.blackhole_url}/{index}" for index in range(8))]
     command = [sys.executable, "-c", SCRIPT, where, moment, *urls]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -318,7 +318,8 @@ def sleeps(pid: int) -> bool:
 def test_ctrl_c(image_server: ImageServer, where: str, moment: str) -> None:
     """To the whole group, as a terminal sends it: the loop is left by KeyboardInterrupt, and nothing else is said."""
     with program(image_server, where, moment) as (process, tree):
-        until(lambda: sleeps(process.pid))
+        until(lambda: sleeps(process.pid) or process.poll() is not None)
+        assert process.returncode is None, process.communicate()[1]
         watch = Watch(tree)
         os.killpg(process.pid, signal.SIGINT)
         errors = process.communicate(timeout=PATIENCE)[1]

@@ -47,6 +47,10 @@ CHUNK_INTERVAL = 0.02
 """Seconds after which a chunk goes out though it is not full: a list may be slow to read. Arbitrary: 50 messages a second
 cost nothing."""
 
+INTERRUPTIBLE = 1.0
+"""Seconds that a wait for the next message goes on without a look at signals: Python does not see one, a Ctrl-C, that comes
+in the moment between its last look and the wait itself, until the wait is over."""
+
 PATIENCE = 1.0
 """Seconds for threads to end. Those of the pump do so at once; the user's generator may not."""
 
@@ -122,7 +126,8 @@ class ChildHost:
     def wait(self) -> None:
         """Until there is a message, or never will be."""
         with contextlib.suppress(OSError):  # its death is heard by `receive`
-            self._connection.poll(None)
+            while not self._connection.poll(INTERRUPTIBLE):
+                pass
 
     def receive(self) -> Message:
         """The next message."""
@@ -243,7 +248,8 @@ class ThreadHost:
     def wait(self) -> None:
         """Until there is a message: the pump always has a last one."""
         while not self._messages:
-            self._news.get()  # an interrupt may cost one, and then the loop looks again
+            with contextlib.suppress(queue.Empty):
+                self._news.get(timeout=INTERRUPTIBLE)  # an interrupt may cost one, and then the loop looks again
 
     def receive(self) -> Message:
         """The next message."""
