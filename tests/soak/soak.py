@@ -10,6 +10,7 @@ not exactly what went in.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -180,7 +181,9 @@ def _resident(pid: int) -> int:
 def figures(samples: list[Sample]) -> dict[str, Any]:
     """What the samples say: speed, drift from the first third of the time to the last, growth. Empty if there are too few."""
     last = samples[-1].rows if samples else 0
-    warm = [sample for sample in samples if WARM_UP * last <= sample.rows <= COOL_DOWN * last]
+    # Where nothing was settled, a row has no cost.
+    moving = [after for before, after in itertools.pairwise(samples) if after.rows > before.rows]
+    warm = [sample for sample in moving if WARM_UP * last <= sample.rows <= COOL_DOWN * last]
     if len(warm) < ENOUGH:
         return {}
     third = len(warm) // 3 + 1
