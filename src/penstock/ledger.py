@@ -185,7 +185,9 @@ def run_entry(manifest: Manifest) -> dict[str, Any]:
 
 def shard_entry(report: ShardReport) -> dict[str, Any]:
     """The line that says that a shard exists."""
-    return dataclasses.asdict(report)
+    entry = dataclasses.asdict(report)
+    del entry["attempt"]  # it has its final names
+    return entry
 
 
 def finished_entry(rows: int) -> dict[str, Any]:

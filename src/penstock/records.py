@@ -566,3 +566,5 @@ class ShardReport:
     """Of its rows' URLs, in hexadecimal: tells whether a list that can be read only once is still the same."""
     retried: Mapping[str, int] = field(default_factory=dict)
     """For a shard of rows that had failed before: their earlier reasons, which this shard takes back."""
+    attempt: str = ""
+    """Under which name its files wait to be adopted by the run, if they do; never so in the journal."""

@@ -595,3 +595,42 @@ def test_memory_stays_flat(tmp_path: Path, sink: str) -> None:
         [sys.executable, "-c", MEMORY_PROGRAM, str(tmp_path), sink], capture_output=True, text=True, check=True
     )
     assert float(done.stdout) < 150
+
+
+def prepare(folder: Path, spools: Path, sink: str, rows: list[Settled]) -> ShardReport:
+    """What one of several attempts at a shard leaves."""
+    store = store_at(folder, sink, spools=spools)
+    return fill(store.open(0), rows).commit(rows=len(rows))
+
+
+@pytest.mark.parametrize("sink", FORMATS)
+def test_prepared_shard_is_adopted_once(tmp_path: Path, sink: str) -> None:
+    """Two attempts at one shard at the same time: neither shows before the adoption, and then only the one that was."""
+    rows = [settled(sink, index) for index in range(12)]
+    plain = make(tmp_path / "plain", sink, rows)
+    folder = tmp_path / "out"
+    first, second = (prepare(folder, tmp_path / name, sink, rows) for name in ("one", "two"))
+    assert first.attempt != second.attempt
+    assert [path.name for path in folder.iterdir()] == [".penstock"]
+    store = store_at(folder, sink)
+    [adopted] = store.adopt([second])
+    store.discard(first)
+    assert adopted.attempt == ""
+    assert {file.name for file in adopted.files} == {file.name for file in plain.files}
+    same = [file for file in adopted.files if not file.name.endswith("_stats.json")]  # which holds times
+    assert same == [file for file in plain.files if not file.name.endswith("_stats.json")]
+    assert all(describe(folder / file.name.rstrip("/")) == file for file in adopted.files)
+    assert not list(store.scratch.iterdir())
+
+
+def test_adoption_is_all_or_nothing(tmp_path: Path) -> None:
+    """If one of several shards cannot be adopted, none is: the message says what is not there."""
+    store = store_at(tmp_path / "out", "webdataset", spools=tmp_path / "spools")
+    reports = []
+    for number in range(2):
+        rows = [settled("webdataset", number * 4 + index) for index in range(4)]
+        reports.append(fill(store.open(number), rows).commit())
+    store.discard(reports[1])
+    with pytest.raises(OutputError, match=r"cannot give shards their names in .*No such file"):
+        store.adopt(reports)
+    assert not list((tmp_path / "out").glob("0*"))

@@ -16,7 +16,7 @@ from pathlib import Path
 from penstock.errors import OutputError
 from penstock.records import ShardFile
 
-__all__ = ["BLOCK", "check_writable", "describe", "place", "remove", "scratch", "sync", "writing"]
+__all__ = ["BLOCK", "check_writable", "describe", "flush", "place", "remove", "scratch", "sync", "writing"]
 
 BLOCK = 4096
 """Bytes that a new name or an empty file may take on a file system: what is needed where nothing else is known."""
@@ -101,14 +101,26 @@ def check_writable(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def scratch(parent: Path, prefix: str) -> Iterator[Path]:
-    """A new folder inside `parent`, which must exist, that is gone, with all it holds, when the block ends, however it ends."""
+def scratch(parent: Path, prefix: str, *, keep: bool = False) -> Iterator[Path]:
+    """A new folder inside `parent`, which must exist, that is gone, with all it holds, when the block ends, however it ends.
+
+    With `keep` it stays, flushed, if the block ends well.
+    """
     inside = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
     try:
         yield inside
-    finally:
-        with contextlib.suppress(OSError):  # it raises EBADF all the same, where closing a folder has failed
-            shutil.rmtree(inside, ignore_errors=True)  # what stays behind is swept at the next start
+        if keep:
+            sync(inside)
+            return
+    except BaseException:
+        _give_up(inside)
+        raise
+    _give_up(inside)
+
+
+def _give_up(inside: Path) -> None:
+    with contextlib.suppress(OSError):  # it raises EBADF all the same, where closing a folder has failed
+        shutil.rmtree(inside, ignore_errors=True)  # what stays behind is swept at the next start
 
 
 def remove(path: Path) -> None:
@@ -160,16 +172,20 @@ def _sync_members(folder: Path) -> None:
     sync(folder)
 
 
-def place(paths: list[Path], folder: Path) -> None:
-    """Flush files and directories, then move them into `folder`: all of them, or none if an error comes.
-
-    A leftover under a final name (of a run that was killed before its journal line) changes places with the new one.
-    """
+def flush(paths: list[Path]) -> None:
+    """Flush files, and directories with all the files in them."""
     for path in paths:
         if path.is_dir():
             _sync_members(path)
         else:
             sync(path)
+
+
+def place(paths: list[Path], folder: Path) -> None:
+    """Move files and directories that are flushed into `folder`: all of them, or none if an error comes.
+
+    A leftover under a final name (of a run that was killed before its journal line) changes places with the new one.
+    """
     placed: list[Path] = []
     try:
         for path in paths:

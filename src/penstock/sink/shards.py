@@ -10,13 +10,19 @@ Where things lie, and how a row gets to its place::
 
 A process may be killed anywhere. Before the journal line the final files, if there are any, are leftovers, which `sweep`
 deletes and a commit replaces; the rows are in the spool still. After it the spool is a leftover.
+
+On a cluster nobody knows whether a worker that has fallen silent is dead: the same shard may be made twice at the same time.
+So a worker only *prepares* a shard: its spool is its own (`spools`), and the files stay where the format wrote them, under
+a name that no other attempt has. The driver, who alone writes the journal, then adopts one of the attempts
+(`ShardStore.adopt`) and discards the others.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,7 +34,7 @@ from penstock.parts import Text
 from penstock.records import Kind, Settled, ShardReport, Value
 from penstock.sink.arrays import ArraysFormat
 from penstock.sink.base import Record, ShardFormat
-from penstock.sink.disk import BLOCK, check_writable, describe, place, remove, scratch, writing
+from penstock.sink.disk import BLOCK, check_writable, describe, flush, place, remove, scratch, writing
 from penstock.sink.files import FilesFormat
 from penstock.sink.parquet import ParquetFormat
 from penstock.sink.spool import Spool, kinds_of
@@ -81,6 +87,8 @@ class ShardStore:
         run_id: identifies the input and the options; spools of another id are not used.
         kept_schema: types of the kept columns, if the source knows them; see `TableLayout`.
         parts: names of the parts that samples will have, if known; see `ParquetFormat`.
+        spools: of a worker that is not alone with the folder: where it keeps its open shards; those that are whole it
+            only prepares.
 
     Raises:
         ConfigError: a kept column, or with ``parquet`` a part, has the name of one of the table's own.
@@ -104,8 +112,12 @@ class ShardStore:
         run_id: str,
         kept_schema: pa.Schema | None = None,
         parts: tuple[str, ...] = (),
+        spools: Path | None = None,
     ) -> None:
         self.folder = Path(folder)
+        self.prepares = spools is not None
+        """Whether shards are left for `adopt`."""
+        self._spools = spools or self.folder / ".penstock" / "spool"
         self.layout = TableLayout.of(config, kept_schema)
         self.format = _format(config, self.layout, parts)
         self._run_id = run_id
@@ -139,6 +151,29 @@ class ShardStore:
         with writing(self.folder):
             remove(self._spool_path(shard))
 
+    def adopt(self, prepared: Sequence[ShardReport]) -> list[ShardReport]:
+        """Give prepared shards their final names, durably: all of them, or none. They exist once the journal has them.
+
+        Raises:
+            OutputError: the disk refuses, or what was prepared is not there.
+        """
+        attempts = [self.scratch / report.attempt for report in prepared]
+        paths = [
+            attempt / file.name.rstrip("/")
+            for report, attempt in zip(prepared, attempts, strict=True)
+            for file in report.files
+        ]
+        with writing(self.folder, what="give shards their names in"):
+            place(paths, self.folder)
+            for attempt in attempts:
+                remove(attempt)
+        return [dataclasses.replace(report, attempt="") for report in prepared]
+
+    def discard(self, prepared: ShardReport) -> None:
+        """Delete a prepared shard that nobody needs: another attempt at it was adopted."""
+        with writing(self.folder):
+            remove(self.scratch / prepared.attempt)
+
     def sweep(self, committed: Collection[int], *, spools: bool = False) -> None:
         """Delete what a killed run left: half-written shards, spools of committed ones, final files of others.
 
@@ -158,10 +193,6 @@ class ShardStore:
             for path in self.folder.iterdir():
                 if shard_of_path(path) not in (None, *committed):
                     remove(path)
-
-    @property
-    def _spools(self) -> Path:
-        return self.folder / ".penstock" / "spool"
 
     def _spool_path(self, shard: int) -> Path:
         return self._spools / f"{shard_name(shard)}.spool"
@@ -228,6 +259,8 @@ class OpenShard:
     def commit(self, rows: int | None = None) -> ShardReport:
         """Write the shard under its final names, durably. The shard exists once the caller's journal has the report.
 
+        A store that only prepares leaves it under a name of its own; the report says which (`ShardReport.attempt`).
+
         After an error nothing of the shard is left under the final names, and commit may be called again.
 
         Args:
@@ -241,14 +274,18 @@ class OpenShard:
         if not settled or settled != (settled if rows is None else rows):
             raise AccountError(f"shard {self.shard} has {settled} settled rows of {rows or 'none'}")
         store, name = self._store, shard_name(self.shard)
-        with writing(store.folder, needed=self._spool.size), scratch(store.scratch, f"{name}-") as folder:
+        keep = store.prepares
+        with writing(store.folder, needed=self._spool.size), scratch(store.scratch, f"{name}-", keep=keep) as folder:
             paths = store.format.write(_SpooledRows(self._spool, store.layout, self._tally), folder, name)
             paths.append(folder / f"{name}_stats.json")
             self._tally.write(paths[-1], self._started, time.time())
             files = tuple(describe(path) for path in paths)
-            place(paths, store.folder)
+            flush(paths)
+            if not keep:
+                place(paths, store.folder)
         self.close()
-        return self._tally.report(self.shard, self._spool.indices, files)
+        report = self._tally.report(self.shard, self._spool.indices, files)
+        return dataclasses.replace(report, attempt=folder.name) if keep else report
 
     def close(self) -> None:
         """Stop here; without a commit the rows stay in the spool for the next run. May be called twice.
