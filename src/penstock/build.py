@@ -35,6 +35,7 @@ from penstock.fetch.descriptors import raise_limit
 from penstock.fetch.none import NoFetcher
 from penstock.fetch.policy.robots import LONGEST_DELAY
 from penstock.fetch.policy.urls import UrlRules
+from penstock.fetch.sharing import Sharing
 from penstock.flow import Lane
 from penstock.image.parts_work import PartsWork
 from penstock.image.work import ImageTransformWork, ImageWork, InitializedWork, Steps, TransformWork
@@ -181,6 +182,7 @@ def build_lane(
     lane: int = 0,
     landing: Landing | None = None,
     fetcher: Fetcher | None = None,
+    sharing: Sharing | None = None,
 ) -> Lane:
     """Wire one of the setup's lanes; nothing is started until it is entered.
 
@@ -191,8 +193,9 @@ def build_lane(
         lane: which of the setup's lanes.
         landing: by which workers write arrays where they are wanted.
         fetcher: what brings the bytes, if it is not the network.
+        sharing: of the limit at each host with the other lanes; without it each lane has its part of the limit.
     """
-    fetch_config = _fetch_share(config.part(FetchConfig), setup.lanes)
+    fetch_config = _fetch_share(config.part(FetchConfig), setup.lanes, shared=sharing is not None)
     memory = config.memory // setup.lanes // BUDGET_SHARE
     workers = setup.workers_of(lane)
     deadline = config.decode_timeout
@@ -206,25 +209,26 @@ def build_lane(
     poison = None if config.keep_poison is None else Path(config.keep_poison)
     crew = make_crew(setup.crew, work, workers, deadline, memory=bound, keep_poison=poison, landing=landing)
     if fetcher is None:
-        fetcher = NoFetcher(workers) if setup.fetch == "worker" else _make_fetcher(setup.fetch, fetch_config)
+        fetcher = NoFetcher(workers) if setup.fetch == "worker" else _make_fetcher(setup.fetch, fetch_config, sharing)
     return Lane(fetcher, crew, lookahead=LOOKAHEAD * fetcher.width, budget=ByteBudget(memory), result_bytes=memory)
 
 
-def _fetch_share(config: FetchConfig, lanes: int) -> FetchConfig:
+def _fetch_share(config: FetchConfig, lanes: int, *, shared: bool) -> FetchConfig:
     """One lane's part of the connections; together the lanes keep to the limits that the user gave."""
-    return dataclasses.replace(config, connections=config.connections // lanes, per_host=config.per_host // lanes)
+    per_host = config.per_host if shared else config.per_host // lanes
+    return dataclasses.replace(config, connections=config.connections // lanes, per_host=per_host)
 
 
-def _make_fetcher(kind: Literal["asyncio", "threads"], config: FetchConfig) -> Fetcher:
+def _make_fetcher(kind: Literal["asyncio", "threads"], config: FetchConfig, sharing: Sharing | None) -> Fetcher:
     raise_limit()
     if kind == "asyncio":
-        return DeferredFetcher(config.connections, partial(_make_async_fetcher, config))
+        return DeferredFetcher(config.connections, partial(_make_async_fetcher, config, sharing))
     from penstock.fetch.pool import ThreadFetcher
 
-    return ThreadFetcher(config)
+    return ThreadFetcher(config, sharing=sharing)
 
 
-def _make_async_fetcher(config: FetchConfig) -> Fetcher:
+def _make_async_fetcher(config: FetchConfig, sharing: Sharing | None) -> Fetcher:
     from penstock.fetch.client import AsyncFetcher
 
-    return AsyncFetcher(config)
+    return AsyncFetcher(config, sharing=sharing)

@@ -135,7 +135,7 @@ def test_lane_in_a_daemonic_process(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize(("lanes", "connections", "per_host"), [(1, 256, 8), (2, 128, 4), (8, 32, 1)])
 def test_lanes_share_the_limits(lanes: int, connections: int, per_host: int) -> None:
     """Together the lanes keep to what the user allowed."""
-    share = build._fetch_share(FetchConfig(), lanes)
+    share = build._fetch_share(FetchConfig(), lanes, shared=False)
     assert (share.connections, share.per_host) == (connections, per_host)
     assert share.connections * lanes <= 256
     assert share.per_host * lanes <= 8

@@ -48,6 +48,7 @@ from penstock.fetch.policy.dispatch import Dispatch
 from penstock.fetch.policy.job import Done, Job
 from penstock.fetch.policy.retry import AttemptError
 from penstock.fetch.policy.urls import Target
+from penstock.fetch.sharing import Sharing
 from penstock.fetch.storage import Storage
 from penstock.fetch.tls import client_context
 from penstock.records import Reason, Retry, Row
@@ -79,6 +80,7 @@ class AsyncFetcher:
         resolver: By default the system's, behind the guard that `config` asks for. One that is given stays open.
         ssl_context: By default the one that `config` asks for.
         limits: Finer than `config` has them.
+        sharing: See `Dispatch`.
     """
 
     def __init__(
@@ -88,7 +90,9 @@ class AsyncFetcher:
         resolver: Resolver | None = None,
         ssl_context: ssl.SSLContext | None = None,
         limits: Limits | None = None,
+        sharing: Sharing | None = None,
     ) -> None:
+        self._sharing = sharing
         self.width = config.connections
         self._config = config
         self._limits = limits or Limits.of(config)
@@ -108,7 +112,7 @@ class AsyncFetcher:
         self._on_broken = on_broken
         self._deliver = deliver
         self._budget = budget
-        self._dispatch = Dispatch(self._config, budget, self._notify)
+        self._dispatch = Dispatch(self._config, budget, self._notify, sharing=self._sharing)
         started: Future[None] = Future()
         self._thread = threading.Thread(target=self._serve, args=(started,), name="penstock-fetch", daemon=True)
         self._thread.start()

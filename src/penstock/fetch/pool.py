@@ -53,6 +53,7 @@ from penstock.fetch.policy.dispatch import Dispatch
 from penstock.fetch.policy.job import Done, Job
 from penstock.fetch.policy.retry import AttemptError
 from penstock.fetch.policy.urls import Target
+from penstock.fetch.sharing import Sharing
 from penstock.fetch.storage import Storage
 from penstock.fetch.tls import client_context
 from penstock.records import Failure, Fetched, Reason, Row
@@ -83,7 +84,8 @@ class ThreadFetcher:
         resolver: By default the system's, behind the guard that `config` asks for. One that is given stays open.
         ssl_context: By default the one that `config` asks for.
         limits: Finer than `config` has them.
-        alone: See `Dispatch`.
+        alone: See `Dispatch`; so is `sharing`.
+        sharing: Of the limits at each host.
     """
 
     def __init__(
@@ -94,7 +96,9 @@ class ThreadFetcher:
         ssl_context: ssl.SSLContext | None = None,
         limits: Limits | None = None,
         alone: bool = False,
+        sharing: Sharing | None = None,
     ) -> None:
+        self._sharing = sharing
         self.width = config.connections
         self._alone = alone
         limits = limits or Limits.of(config)
@@ -119,7 +123,7 @@ class ThreadFetcher:
         self._deliver = deliver
         self._on_broken = on_broken
         self._budget = budget
-        self._dispatch = Dispatch(self._web.config, budget, self._wake, alone=self._alone)
+        self._dispatch = Dispatch(self._web.config, budget, self._wake, alone=self._alone, sharing=self._sharing)
         self._start_thread(self._watch, "penstock-watchdog")
 
     def submit(self, row: Row) -> None:

@@ -36,6 +36,7 @@ from penstock.fetch.policy.retry import AttemptError, RetryBudget, decide
 from penstock.fetch.policy.robots import LONGEST_DELAY, RobotsCache, Verdict, verdict_of
 from penstock.fetch.policy.trouble import Trouble
 from penstock.fetch.policy.urls import Target, UrlRules, check_url
+from penstock.fetch.sharing import Sharing
 from penstock.records import Failure, Fetched, Reason, Retry, Row
 
 __all__ = ["Dispatch"]
@@ -79,6 +80,7 @@ class Dispatch:
         alone: it serves one row at a time, whose worker is under a deadline and does nothing else meanwhile: so no host is
             waited for longer than an attempt may take, an outage cannot be told from a dead host, and what this machine
             lacks is waited for as long as the deadline allows.
+        sharing: of the limits at each host with other lanes of the run; None if there are no others.
         uniform: random numbers in [0, 1), for the pauses.
     """
 
@@ -89,6 +91,7 @@ class Dispatch:
         wake: Callable[[], None],
         *,
         alone: bool = False,
+        sharing: Sharing | None = None,
         uniform: Callable[[], float] = random.random,
     ) -> None:
         self._rules = UrlRules.of(config)
@@ -97,7 +100,8 @@ class Dispatch:
         self._wake = wake
         self._uniform = uniform
         self._manners = Manners(config.per_host)
-        self._schedule: Schedule[Job] = Schedule(config.connections, self._manners.limit)
+        self._sharing = sharing
+        self._schedule = self._make_schedule()
         self._robots: RobotsCache[Job] | None = RobotsCache() if config.robots == "respect" else None
         self._retries = RetryBudget()
         self._trouble = Trouble()
@@ -119,6 +123,23 @@ class Dispatch:
         self._parked: dict[str, float] = {}
         """Hosts that asked for a rest beyond our patience, and when it ends."""
         self._attempts = self._nameless = self._given_back = 0
+
+    def _make_schedule(self) -> Schedule[Job]:
+        sharing, manners = self._sharing, self._manners
+        if sharing is None:
+            return Schedule(self._config.connections, manners.limit)
+        sharing.attach(self._wake)
+
+        def note(host: str, active: int, queued: int) -> None:
+            """Claim no more than the host would be asked for if this lane were alone."""
+            sharing.note(host, active, min(queued, max(0, manners.limit(host) - active)))
+
+        return Schedule(
+            self._config.connections,
+            lambda host: min(manners.limit(host), sharing.limit(host)),
+            note=note,
+            lock=sharing.lock,
+        )
 
     def admit(self, row: Row, now: float) -> list[Done]:
         """Take a row; it is done at once if none of its URLs can be fetched."""
@@ -146,7 +167,9 @@ class Dispatch:
             if self._must_probe:
                 return self._probe(guess, now), done
             job = self._schedule.take(now)
-            assert job is not None, "ready() said so"
+            if job is None:  # a slot was given back in between
+                self._budget.drop(guess)
+                continue
             job.reserved = guess
             answer = self._gate(job, now)
             if isinstance(answer, Job):
@@ -160,6 +183,8 @@ class Dispatch:
 
     def is_due(self, now: float) -> bool:
         """Whether `next` would give something, if there is room."""
+        for host in self._sharing.raised() if self._sharing is not None else ():
+            self._schedule.look(host, now)
         may_start = self._outage is None or self._outage.may_start(now)
         return may_start and (self._must_probe or self._schedule.ready(now))
 

@@ -9,16 +9,25 @@ Decides and does no I/O; time is a number that the caller passes in. Not thread-
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
-__all__ = ["Schedule", "Slot"]
+__all__ = ["Note", "Schedule", "Slot"]
 
 T = TypeVar("T")
+
+
+class Note(Protocol):
+    """Told how it stands with a host."""
+
+    def __call__(self, host: str, active: int, queued: int) -> None:
+        """So many requests are under way, and so many wait for nothing but their turn."""
+        ...
 
 
 @dataclass(slots=True)
@@ -41,11 +50,22 @@ class Schedule(Generic[T]):
     Args:
         width: requests that may be active at the same time; may be changed at any time.
         limit: how many of them may be one host's.
+        note: told of every change at a host, under `lock`.
+        lock: held while a request is taken, if somebody else changes the limits meanwhile.
     """
 
-    def __init__(self, width: int, limit: Callable[[str], int]) -> None:
+    def __init__(
+        self,
+        width: int,
+        limit: Callable[[str], int],
+        *,
+        note: Note | None = None,
+        lock: contextlib.AbstractContextManager[object] | None = None,
+    ) -> None:
         self.width = width
         self._limit = limit
+        self._note = note
+        self._lock = lock or contextlib.nullcontext()
         self._slots: dict[str, Slot[T]] = {}
         self._round: deque[str] = deque()
         self._pauses: list[tuple[float, int, str, T | None]] = []
@@ -82,7 +102,17 @@ class Schedule(Generic[T]):
                 self._queue(request, host, now)
             elif host in self._slots:
                 self._settle(host, self._slots[host], now)
+        while self._round and not self._may_start(self._round[0]):
+            self._slots[self._round.popleft()].queued = False
         return bool(self._round) and self.active < self.width
+
+    def _may_start(self, host: str) -> bool:
+        return self._slots[host].active < self._limit(host)
+
+    def look(self, host: str, now: float) -> None:
+        """The host's limit has changed."""
+        if host in self._slots:
+            self._settle(host, self._slots[host], now)
 
     @property
     def offers(self) -> bool:
@@ -91,7 +121,12 @@ class Schedule(Generic[T]):
 
     def take(self, now: float) -> T | None:
         """The request to start now, if there is one."""
-        if not self.ready(now):
+        self.ready(now)
+        with self._lock:
+            return self._take(now)
+
+    def _take(self, now: float) -> T | None:
+        if self.active >= self.width or not self._round or not self._may_start(self._round[0]):
             return None
         host = self._round.popleft()
         slot = self._slots[host]
@@ -100,7 +135,7 @@ class Schedule(Generic[T]):
         slot.active += 1
         self.active += 1
         self.waiting -= 1
-        self._settle(host, slot, now)
+        self._requeue(host, slot, now)
         return request
 
     def finished(self, host: str, now: float) -> None:
@@ -116,6 +151,8 @@ class Schedule(Generic[T]):
             return
         slot = self._slots.setdefault(host, Slot())
         slot.not_before = now + pause
+        with self._lock:
+            self._tell(host, slot, now)
         if slot.queued:
             self._round.remove(host)  # O(ready hosts), and as rare as rate limits are
             slot.queued = False
@@ -131,7 +168,12 @@ class Schedule(Generic[T]):
         return self._pauses[0][0] if self._pauses else None
 
     def _settle(self, host: str, slot: Slot[T], now: float) -> None:
-        """Put a host into the round if it belongs there; forget it if nothing is left of it."""
+        with self._lock:
+            self._requeue(host, slot, now)
+
+    def _requeue(self, host: str, slot: Slot[T], now: float) -> None:
+        """Put a host into the round if it belongs there; forget it if nothing is left of it. Under the lock."""
+        self._tell(host, slot, now)
         if slot.not_before > now:
             return
         if slot.queue:
@@ -140,3 +182,8 @@ class Schedule(Generic[T]):
                 self._round.append(host)
         elif not slot.active:
             del self._slots[host]
+
+    def _tell(self, host: str, slot: Slot[T], now: float) -> None:
+        """Under the lock."""
+        if self._note is not None:
+            self._note(host, slot.active, len(slot.queue) if slot.not_before <= now else 0)
