@@ -16,11 +16,11 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
-from io import BytesIO, FileIO
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -29,12 +29,7 @@ from penstock.errors import OutputRefusedError, SourceError
 from penstock.ledger import Ledger
 from penstock.records import ShardReport
 from penstock.report.report import Report
-from penstock.sink.disk import BLOCK, remove, sync, writing
-
-try:
-    import fcntl
-except ImportError:  # Windows has no flock; two runs in one folder are then not kept apart
-    fcntl = None  # type: ignore[assignment]  # the module is absent there
+from penstock.sink.disk import BLOCK, locked, remove, sync, writing
 
 __all__ = ["HIDDEN", "OutputFolder", "read_ledger", "read_report", "stored_report"]
 
@@ -42,6 +37,8 @@ HIDDEN = ".penstock"
 JOURNAL = f"{HIDDEN}/journal.jsonl"
 LOCK = f"{HIDDEN}/lock"
 DUPLICATES = f"{HIDDEN}/duplicates.npy"
+STAGED = f"{HIDDEN}/list.parquet"
+"""The list, for workers on other machines."""
 SPOOL = f"{HIDDEN}/spool"
 SCRATCH = f"{HIDDEN}/tmp"  # noqa: S108 - below our own folder
 REPORT = "report.json"
@@ -102,16 +99,13 @@ class OutputFolder:
             )
 
     def _take_lock(self, descriptor: int) -> None:
-        if fcntl is None:
+        free = locked(descriptor)
+        if free is None:  # without locks two runs in one folder are not kept apart
             return
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not free:
             owner = os.pread(descriptor, 20, 0).decode(errors="replace").strip()
             who = f" (process {owner})" if owner else ""
-            raise OutputRefusedError(
-                f"another run works in {self.path}{who}; wait for it or give another --out"
-            ) from None
+            raise OutputRefusedError(f"another run works in {self.path}{who}; wait for it or give another --out")
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
 
@@ -121,24 +115,23 @@ class OutputFolder:
         if not journal.exists():
             return Ledger()
         with writing(self.path, what="read the journal of"):
-            data = journal.read_bytes()
-            self._journal_size = data.rfind(b"\n") + 1
-            if self._journal_size < len(data):
+            ledger, self._journal_size = _replay(journal)
+            if self._journal_size < journal.stat().st_size:
                 os.truncate(journal, self._journal_size)
-        return _replay(journal, data)
+        return ledger
 
-    def append(self, entry: Mapping[str, Any]) -> None:
-        """Add a line to the journal and wait until the disk has it; after an error the journal is as it was before.
+    def append(self, *entries: Mapping[str, Any]) -> None:
+        """Add lines to the journal and wait until the disk has them; after an error the journal is as it was before.
 
         Raises:
             OutputError: among others, when somebody has deleted the journal since it was read.
         """
-        line = _json(entry, separators=(",", ":"))
-        with writing(self.path, max(BLOCK, len(line)), "write the journal of"), self._open_journal() as journal:
+        lines = b"".join(_json(entry, separators=(",", ":")) for entry in entries)
+        with writing(self.path, max(BLOCK, len(lines)), "write the journal of"), self._open_journal() as journal:
             before = journal.tell()
             try:
-                while line:
-                    line = line[journal.write(line) :]
+                while lines:
+                    lines = lines[journal.write(lines) :]
                 os.fsync(journal.fileno())
                 if not before:
                     sync(self.path / HIDDEN)
@@ -201,9 +194,11 @@ class OutputFolder:
         """
         with writing(self.path, what="cut the journal of"):
             journal = self.path / JOURNAL
-            os.truncate(journal, journal.read_bytes().find(b"\n") + 1)
+            with journal.open("rb") as file:
+                first = file.readline()
+            os.truncate(journal, len(first) if first.endswith(b"\n") else 0)
         self.take_back(ledger.shards.values())
-        for name in (SPOOL, SCRATCH, DUPLICATES, JOURNAL):
+        for name in (SPOOL, SCRATCH, DUPLICATES, STAGED, JOURNAL):
             self._remove(name)
         self._journal_size = None
 
@@ -217,9 +212,20 @@ def _json(value: Mapping[str, Any], **layout: Any) -> bytes:
     return json.dumps(value, **layout).encode("ascii") + b"\n"
 
 
-def _replay(journal: Path, data: bytes) -> Ledger:
+def _replay(journal: Path) -> tuple[Ledger, int]:
+    """The ledger, and the bytes of the journal's whole lines. Memory stays flat, however long the journal is."""
+    size = 0
+
+    def whole_lines(file: BinaryIO) -> Iterator[str]:
+        nonlocal size
+        for line in file:
+            if line.endswith(b"\n"):
+                size += len(line)
+                yield line.decode()
+
     try:
-        return Ledger.replay(line.decode() for line in BytesIO(data))
+        with journal.open("rb") as file:
+            return Ledger.replay(whole_lines(file)), size
     except (ValueError, KeyError, TypeError) as error:
         raise OutputRefusedError(
             f"{journal} is damaged ({error}); restore it, or start anew in another folder"
@@ -235,10 +241,9 @@ def read_ledger(path: Path) -> Ledger:
     """
     journal = path / JOURNAL
     try:
-        data = journal.read_bytes()
+        return _replay(journal)[0]
     except OSError as error:
         raise SourceError(f"{path} is not the output of a run: it has no {JOURNAL} ({error.strerror})") from error
-    return _replay(journal, data)
 
 
 def read_report(path: Path) -> Report | None:

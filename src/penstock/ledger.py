@@ -17,16 +17,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+import zlib
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from penstock.config import RunConfig, flag_of
 from penstock.errors import OutputRefusedError
 from penstock.records import ShardFile, ShardReport
-from penstock.report.account import Account
+from penstock.report.account import Account, RunningAccount
 
-__all__ = ["IDENTITY", "Ledger", "Manifest"]
+__all__ = ["IDENTITY", "Digests", "Ledger", "Manifest", "Shards"]
 
 VERSION = 1
 """Of the journal's format."""
@@ -99,16 +100,72 @@ def _source_difference(there: Mapping[str, Any] | None, now: Mapping[str, Any] |
     return f"the list is not the same ({', '.join(changed)} differ)"
 
 
-@dataclass(slots=True)
+class Shards(Mapping[int, ShardReport]):
+    """Reports of shards by number, packed: as objects, those of a million shards would take some gigabytes."""
+
+    def __init__(self) -> None:
+        self._packed: dict[int, bytes] = {}
+
+    def __getitem__(self, number: int) -> ShardReport:
+        return shard_from_json(json.loads(zlib.decompress(self._packed[number])))
+
+    def __contains__(self, number: object) -> bool:
+        return number in self._packed
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._packed)
+
+    def __len__(self) -> int:
+        return len(self._packed)
+
+    def add(self, entry: Mapping[str, Any]) -> None:
+        """Take in a shard's line; it replaces an earlier one."""
+        self._packed[entry["shard"]] = zlib.compress(json.dumps(entry).encode(), 1)
+
+    def remove(self, number: int) -> None:
+        """Forget a shard.
+
+        Raises:
+            KeyError: it is not there.
+        """
+        del self._packed[number]
+
+
+class Digests(Mapping[int, str]):
+    """Of the shards of the list itself, not of retried rows: the digests of their rows, unpacked when somebody asks."""
+
+    def __init__(self, shards: Shards, without: Container[int]) -> None:
+        self._shards = shards
+        self._without = without
+
+    def __getitem__(self, number: int) -> str:
+        if number not in self:
+            raise KeyError(number)
+        return self._shards[number].rows_sha256
+
+    def __contains__(self, number: object) -> bool:
+        return number in self._shards and number not in self._without
+
+    def __iter__(self) -> Iterator[int]:
+        return (number for number in self._shards if number not in self._without)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
 class Ledger:
     """The state of a run, as far as its journal tells."""
 
-    manifest: Manifest | None = None
-    shards: dict[int, ShardReport] = field(default_factory=dict)
-    finished_rows: int | None = None
-    """Rows of the whole source, once a run has come to its end. None while shards of it have to be made again."""
-    list_rows: int | None = None
-    """The same, and it stays when shards are lost: how long the list was."""
+    def __init__(self) -> None:
+        self.manifest: Manifest | None = None
+        self.shards = Shards()
+        self.finished_rows: int | None = None
+        """Rows of the whole source, once a run has come to its end. None while shards of it have to be made again."""
+        self.list_rows: int | None = None
+        """The same, and it stays when shards are lost: how long the list was."""
+        self._retried: set[int] = set()
+        """Shards of retried rows."""
+        self._running = RunningAccount()
 
     @classmethod
     def replay(cls, lines: Iterable[str]) -> Ledger:
@@ -134,12 +191,28 @@ class Ledger:
                 )
             self.manifest = Manifest(run["run_id"], run["source"], run["options"])
         elif "shard" in entry:
-            report = shard_from_json(entry)
-            self.shards[report.shard] = report
+            self._add(entry)
         elif "finished" in entry:
             self.finished_rows = self.list_rows = entry["finished"]["rows"]
         elif "lost" in entry:
-            self._lose(entry["lost"]["shard"])
+            for report in self.lost_with(entry["lost"]["shard"]):
+                self._remove(report)
+                if not report.retried:
+                    self.finished_rows = None
+
+    def _add(self, entry: Mapping[str, Any]) -> None:
+        report = shard_from_json(entry)
+        if report.shard in self.shards:
+            self._remove(self.shards[report.shard])
+        self.shards.add(entry)
+        self._running.add(report)
+        if report.retried:
+            self._retried.add(report.shard)
+
+    def _remove(self, report: ShardReport) -> None:
+        self.shards.remove(report.shard)
+        self._running.remove(report)
+        self._retried.discard(report.shard)
 
     def lost_with(self, shard: int) -> list[ShardReport]:
         """The shard, if it exists, and those that go with it when it is lost.
@@ -150,27 +223,26 @@ class Ledger:
         may go without need. Its rows then count as the failures again that they were, and can be retried.
         """
         lost = [self.shards[shard]] if shard in self.shards else []
-        for number in sorted(number for number in self.shards if number > shard):
+        for number in sorted(number for number in self._retried if number > shard):
             report = self.shards[number]
-            if report.retried and any(report.first <= other.last and other.first <= report.last for other in lost):
+            if any(report.first <= other.last and other.first <= report.last for other in lost):
                 lost.append(report)
         return lost
-
-    def _lose(self, shard: int) -> None:
-        for report in self.lost_with(shard):
-            del self.shards[report.shard]
-            if not report.retried:
-                self.finished_rows = None
 
     @property
     def account(self) -> Account:
         """Rows by outcome, over the committed shards."""
-        return Account.of(self.shards.values())
+        return self._running.account
+
+    @property
+    def digests(self) -> Digests:
+        """The list's shards, with the digests of their rows."""
+        return Digests(self.shards, self._retried)
 
     @property
     def reports(self) -> list[ShardReport]:
         """The shards, by number."""
-        return [report for _, report in sorted(self.shards.items())]
+        return [self.shards[number] for number in sorted(self.shards)]
 
     @property
     def next_shard(self) -> int:

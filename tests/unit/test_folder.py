@@ -164,7 +164,7 @@ def test_clear_that_is_cut_short_leaves_no_shard_in_the_journal(
             folder.clear(folder.read_ledger())
     ledger = read_ledger(tmp_path)
     assert ledger.manifest is not None
-    assert (ledger.shards, ledger.finished_rows) == ({}, None)
+    assert (dict(ledger.shards), ledger.finished_rows) == ({}, None)
 
 
 def test_files_of_lost_shards_go_with_the_report(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from penstock.errors import AccountError
 from penstock.records import Kind, Reason, ShardReport
 
-__all__ = ["Account"]
+__all__ = ["Account", "RunningAccount"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,33 +29,11 @@ class Account:
 
     @classmethod
     def of(cls, shards: Iterable[ShardReport]) -> Account:
-        """The account over committed shards.
-
-        A shard of retried rows counts no row twice: its rows were failed or skipped before, and those it takes back.
-        """
-        totals: Counter[str] = Counter()
-        reasons: Counter[str] = Counter()
+        """The account over committed shards."""
+        running = RunningAccount()
         for shard in shards:
-            again = Counter[Kind]()
-            for reason, count in shard.retried.items():
-                again[Reason.named(reason).kind] += count
-            totals.update(
-                rows=shard.rows - again.total(),
-                written=shard.written,
-                failed=shard.failed - again[Kind.FAILED],
-                skipped=shard.skipped - again[Kind.SKIPPED],
-                size=shard.size_downloaded,
-            )
-            reasons.update(shard.reasons)
-            reasons.subtract(shard.retried)
-        return cls(
-            totals["rows"],
-            totals["written"],
-            totals["failed"],
-            totals["skipped"],
-            {reason: count for reason, count in sorted(reasons.items(), key=lambda item: (-item[1], item[0])) if count},
-            totals["size"],
-        )
+            running.add(shard)
+        return running.account
 
     def check(self, expected_rows: int | None = None) -> None:
         """Raise AccountError unless every row has exactly one outcome and every failure one reason."""
@@ -65,3 +43,50 @@ class Account:
         if not (closes and reasoned and complete and min(self.written, self.failed, self.skipped) >= 0):
             wanted = "" if expected_rows is None else f", expected {expected_rows} rows"
             raise AccountError(f"the account does not close: {self}{wanted}; please report this with your command")
+
+
+class RunningAccount:
+    """An account that shards are added to and taken out of.
+
+    A shard of retried rows counts no row twice: its rows were failed or skipped before, and those it takes back.
+    """
+
+    def __init__(self) -> None:
+        self._totals: Counter[str] = Counter()
+        self._reasons: Counter[str] = Counter()
+
+    def add(self, shard: ShardReport) -> None:
+        """A shard exists."""
+        self._count(shard, 1)
+
+    def remove(self, shard: ShardReport) -> None:
+        """A shard that was added exists no more."""
+        self._count(shard, -1)
+
+    def _count(self, shard: ShardReport, sign: int) -> None:
+        again = Counter[Kind]()
+        for reason, count in shard.retried.items():
+            again[Reason.named(reason).kind] += count
+            self._reasons[reason] -= sign * count
+        for reason, count in shard.reasons.items():
+            self._reasons[reason] += sign * count
+        totals = self._totals
+        totals["rows"] += sign * (shard.rows - again.total())
+        totals["written"] += sign * shard.written
+        totals["failed"] += sign * (shard.failed - again[Kind.FAILED])
+        totals["skipped"] += sign * (shard.skipped - again[Kind.SKIPPED])
+        totals["size"] += sign * shard.size_downloaded
+
+    @property
+    def account(self) -> Account:
+        """As it stands."""
+        totals = self._totals
+        reasons = sorted(self._reasons.items(), key=lambda item: (-item[1], item[0]))
+        return Account(
+            totals["rows"],
+            totals["written"],
+            totals["failed"],
+            totals["skipped"],
+            {reason: count for reason, count in reasons if count},
+            totals["size"],
+        )

@@ -13,8 +13,9 @@ __all__ = ["Update", "progress_bar", "step_line"]
 Steps = Callable[[str, int, int], None]
 """Takes what comes now, how many steps are done, and how many there will be."""
 
-Update = Callable[[int, int, int, str], None]
-"""Takes rows done, rows among them that failed, bytes downloaded, and what is being waited for (empty: nothing)."""
+Update = Callable[[int, int, int, str, int | None], None]
+"""Takes rows done, rows among them that failed, bytes downloaded, what is being waited for (empty: nothing), and, on a
+cluster, how many workers are at work."""
 
 
 @contextlib.contextmanager
@@ -29,7 +30,10 @@ def progress_bar(console: Console, total: int | None) -> Iterator[Update]:
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[failed]} failed, {task.fields[speed]:.0f} rows/s, {task.fields[megabytes]:.1f} MB/s"),
+        TextColumn(
+            "{task.fields[failed]} failed, {task.fields[speed]:.0f} rows/s, {task.fields[megabytes]:.1f} MB/s"
+            "{task.fields[workers]}"
+        ),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=console,
@@ -37,13 +41,22 @@ def progress_bar(console: Console, total: int | None) -> Iterator[Update]:
         transient=True,
     )
     with bar:
-        task = bar.add_task("rows", total=total, failed=0, speed=0.0, megabytes=0.0)
+        task = bar.add_task("rows", total=total, failed=0, speed=0.0, megabytes=0.0, workers="")
 
-        def update(done: int, failed: int, size: int, waiting: str) -> None:
+        def update(done: int, failed: int, size: int, waiting: str, lanes: int | None) -> None:
             seconds = bar.tasks[0].elapsed or 1e-9
             speed, megabytes = done / seconds, size / 1e6 / seconds
             what = f"waiting: {waiting}" if waiting else "rows"
-            bar.update(task, description=what, completed=done, failed=failed, speed=speed, megabytes=megabytes)
+            workers = "" if lanes is None else f", {lanes} {'worker' if lanes == 1 else 'workers'}"
+            bar.update(
+                task,
+                description=what,
+                completed=done,
+                failed=failed,
+                speed=speed,
+                megabytes=megabytes,
+                workers=workers,
+            )
 
         yield update
 

@@ -16,7 +16,12 @@ from pathlib import Path
 from penstock.errors import OutputError
 from penstock.records import ShardFile
 
-__all__ = ["BLOCK", "check_writable", "describe", "flush", "place", "remove", "scratch", "sync", "writing"]
+try:
+    import fcntl
+except ImportError:  # Windows has no flock
+    fcntl = None  # type: ignore[assignment]  # the module is absent there
+
+__all__ = ["BLOCK", "check_writable", "describe", "flush", "locked", "place", "remove", "scratch", "sync", "writing"]
 
 BLOCK = 4096
 """Bytes that a new name or an empty file may take on a file system: what is needed where nothing else is known."""
@@ -25,6 +30,21 @@ _PROBE = ".penstock-probe-"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _DENIED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENAMETOOLONG)
 _GONE = (errno.ENOENT, errno.ESTALE)
+
+
+def locked(descriptor: int) -> bool | None:
+    """Take the lock of an open file until it is closed. Whether it was free; None where there are no locks.
+
+    Raises:
+        OSError: the file system does not lock.
+    """
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

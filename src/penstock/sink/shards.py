@@ -188,10 +188,12 @@ class ShardStore:
             remove(self.scratch)
             if spools:
                 remove(self._spools)
-            for shard in committed:
-                remove(self._spool_path(shard))
+            for path in self._spools.glob("*.spool"):
+                if shard_of(path.stem) in committed:
+                    remove(path)
             for path in self.folder.iterdir():
-                if shard_of_path(path) not in (None, *committed):
+                shard = shard_of_path(path)
+                if shard is not None and shard not in committed:
                     remove(path)
 
     def _spool_path(self, shard: int) -> Path:
