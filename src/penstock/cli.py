@@ -331,7 +331,7 @@ class _Show:
                     waiting = statistics.fetch.trouble
                     self.note(f"waiting: {waiting}, {Reason.named(waiting).meaning}" if waiting else "going on")
                 done = progress.settled + progress.recovered
-                update(done, progress.failed, progress.bytes_downloaded, waiting)
+                update(done, progress.failed, progress.bytes_downloaded, waiting, progress.lanes)
 
             yield show
 

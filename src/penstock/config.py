@@ -56,7 +56,7 @@ Resize = Literal["crop", "fit", "stretch", "pad", "none"]
 Encode = Literal["jpg", "png", "webp"]
 Format = Literal["webdataset", "parquet", "files", "arrays"]
 Strategy = Literal["auto", "threads", "processes", "hybrid", "asyncio"]
-Engine = Literal["local"]
+Engine = Literal["local", "ray", "dask"]
 Regard = Literal["respect", "ignore"]
 Outage = Literal["wait", "ignore"]
 OnFailure = Literal["skip", "raise"]
@@ -228,6 +228,14 @@ class _Config:
         for spec in dataclasses.fields(self):
             shown = self.spelled(spec.name)
             object.__setattr__(self, spec.name, _checked(spec, hints[spec.name], getattr(self, spec.name), shown))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is not as by default: a config travels with every task of a cluster, between equal versions."""
+        values = {spec.name: (getattr(self, spec.name), spec.default) for spec in dataclasses.fields(self)}
+        return {name: value for name, (value, default) in values.items() if value is not default and value != default}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({spec.name: spec.default for spec in dataclasses.fields(self)} | state)
 
     @staticmethod
     def spelled(name: str) -> str:
@@ -458,7 +466,10 @@ class RunConfig(OutputConfig, FlowConfig, FetchConfig, ImageConfig):
     verify: bool = option(False, "check the shards that are there first, and do again what is missing or damaged")
     retry_failed: bool = option(False, "of a finished run, fetch again the failed rows that are worth it")
     min_success: float = option(0.0, "exit with 3 if a smaller share of the rows was written", at_least=0, at_most=1)
-    engine: Engine = option("local", "where the work is done")
+    engine: Engine = option("local", "where the work is done: on this machine, or on a Ray or Dask cluster")
+    address: str | None = option(
+        None, "of the cluster; ray: auto, ray://…, host:port; dask: tcp://…, a scheduler's .json file", metavar="ADDR"
+    )
 
     def __post_init__(self) -> None:
         """Check what a single field cannot."""
@@ -469,6 +480,8 @@ class RunConfig(OutputConfig, FlowConfig, FetchConfig, ImageConfig):
             raise ConfigError(
                 f"--resize {self.resize!r}: arrays need one shape for all images; expected one of crop, stretch, pad"
             )
+        if self.address is not None and self.engine == "local":
+            raise ConfigError(f"--address {self.address} goes together with --engine ray or --engine dask")
         if self.overwrite and self.retry_failed:
             raise ConfigError("--retry-failed goes on with the run that --overwrite would delete; give one of them")
 
@@ -526,7 +539,7 @@ class CompareConfig(_Config):
 NOT_STREAMED = ("encode", "quality", "lanes")
 """Options of images and of the flow that mean nothing to a stream: it stores nothing, and is one pipeline."""
 
-NOT_COMPARED = ("strategy", "parts", "dedup", "overwrite", "verify", "retry_failed", "min_success", "engine")
+NOT_COMPARED = ("strategy", "parts", "dedup", "overwrite", "verify", "retry_failed", "min_success", "engine", "address")
 """Options of a run that a comparison, which makes many small ones, sets by itself."""
 
 

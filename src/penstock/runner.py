@@ -19,7 +19,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,13 +27,15 @@ import numpy as np
 import numpy.typing as npt
 
 import penstock
-from penstock.build import build_work, check_fetchable, choose
+from penstock.build import Setup, build_work, check_fetchable, choose
 from penstock.config import RunConfig, check_option_names
 from penstock.crew.script import stop_if_in_worker
 from penstock.duplicates import find_duplicates
 from penstock.engines.base import Engine, Plan
+from penstock.engines.clusters import Choice, ClusterEngine, chosen, cores_of
 from penstock.engines.filling import Placed
 from penstock.engines.local import LocalEngine
+from penstock.engines.task import lane_setup
 from penstock.engines.work import TICK, Job, Progress, Stoppable, Summary, Watch
 from penstock.errors import ConfigError
 from penstock.fetch.policy.urls import UrlRules
@@ -68,6 +70,7 @@ def run(
     transform: Transform | None = None,
     transform_image: ImageTransform | None = None,
     initializer: Initializer | None = None,
+    engine: str | Choice = "local",
     config: RunConfig | None = None,
     on_progress: OnProgress | None = None,
     **options: Any,
@@ -89,6 +92,7 @@ def run(
             decode and resize: (H, W, 3) uint8 RGB, which it may change. What it returns as ``image`` is encoded as the
             options say if it is such an image again; any other array is stored as ``.npy``.
         initializer: a picklable function of no arguments, called once in each worker, before its first row.
+        engine: where the work is done: ``local``, ``ray``, ``dask`` (with ``address``), or `penstock.engines.Ray` or `Dask`.
         config: all the options at once; or give them one by one:
         on_progress: called a few times a second.
         **options: fields of `RunConfig`.
@@ -104,7 +108,11 @@ def run(
     """
     stop_if_in_worker()
     steps = Steps(transform, transform_image, initializer)
-    return Run(source, out, config=make_config(config, options), steps=steps).execute(on_progress)
+    if isinstance(engine, str):
+        options |= {"engine": engine} if engine != "local" or config is None else {}
+        return Run(source, out, config=make_config(config, options), steps=steps).execute(on_progress)
+    config = make_config(config, options | {"engine": engine.name})
+    return Run(source, out, config=config, steps=steps, cluster=engine).execute(on_progress)
 
 
 def make_config(config: RunConfig | None, options: Mapping[str, Any]) -> RunConfig:
@@ -134,6 +142,7 @@ class Run(Watch):
         out: the output folder.
         config: the options.
         steps: the user's own functions.
+        cluster: the one to work on; by default what the config says.
         tick: seconds between two reports of progress.
     """
 
@@ -144,17 +153,26 @@ class Run(Watch):
         *,
         config: RunConfig,
         steps: Steps = NO_STEPS,
+        cluster: Choice | None = None,
         tick: float = TICK,
     ) -> None:
         self.config = config
+        cluster = cluster or chosen(config)
+        self._cluster = cluster
+        if cluster is not None:
+            cluster.check(config)
         self._tick = tick
         self.out = _checked_folder(out)
         self.source = open_list(source, config)
         if config.dedup and not self.source.rereadable:
             raise ConfigError(f"--dedup reads the list twice, and {self.source.description} can be read only once")
         check_fetchable(config)
-        self._setup = choose(config, splittable=self.source.spec is not None)
-        if self._setup.crew == "processes" or self._setup.lanes > 1:
+        if cluster is not None and not self.source.rereadable:
+            raise ConfigError(
+                f"--engine {cluster.name}: {self.source.description} can be read only once; write the list to a file first"
+            )
+        self._setup = self._choose_setup()
+        if cluster is None and (self._setup.crew == "processes" or self._setup.lanes > 1):
             steps.check_picklable()
         self._steps = steps
         self._work = build_work(config, steps, as_array=config.format == "arrays")
@@ -168,6 +186,11 @@ class Run(Watch):
         self._tracebacks: dict[str, str] = {}
         """Of the user's own code, by kind of exception, as they stand in the log."""
         self._on_progress: OnProgress | None = None
+
+    def _choose_setup(self) -> Setup:
+        if self._cluster is not None:
+            return lane_setup(self.config, cores_of(self.config))
+        return choose(self.config, splittable=self.source.spec is not None)
 
     def stop(self) -> None:
         """Take no more rows, commit what is whole, and let `execute` return. Safe in a signal handler."""
@@ -199,7 +222,7 @@ class Run(Watch):
             retried = self._do_retries(job)
             summary = retried if summary is None else summary.followed_by(retried)
         if summary is not None and summary.complete:
-            job.store().sweep(set(self._ledger.shards))  # a lane that died may have left its work in progress
+            job.store().sweep(self._ledger.shards)  # a lane that died may have left its work in progress
         return summary
 
     def _prepare(self) -> Job:
@@ -232,7 +255,7 @@ class Run(Watch):
             tick=self._tick,
         )
         if self.config.verify:
-            job.store().sweep(set(ledger.shards))  # of what an earlier run gave up, and was killed before it deleted it
+            job.store().sweep(ledger.shards)  # of what an earlier run gave up, and was killed before it deleted it
         return job
 
     def _known_parts(self) -> tuple[str, ...]:
@@ -255,8 +278,8 @@ class Run(Watch):
 
     def _take_back_damaged(self) -> None:
         """Give up the shards whose files are not what was committed: what follows does their rows again."""
-        for number, report in map(self._unless_stopped, sorted(self._ledger.shards.items())):
-            problems = shard_problems(self.out, report) if number in self._ledger.shards else []
+        for number in map(self._unless_stopped, sorted(self._ledger.shards)):
+            problems = shard_problems(self.out, self._ledger.shards[number]) if number in self._ledger.shards else []
             if problems:
                 _logger.warning("%s %s: shard %05d is made again", problems[0].file, problems[0].what, number)
                 lost = self._ledger.lost_with(number)
@@ -274,16 +297,15 @@ class Run(Watch):
         """The rows of the list that are in no committed shard."""
         compared = self.source.fingerprint is None
         # The rows in a spool cannot be compared with those of a list that has no fingerprint, so they are not kept.
-        job.store().sweep(set(self._ledger.shards), spools=compared)
-        base = {number: report.rows_sha256 for number, report in self._ledger.shards.items() if not report.retried}
+        job.store().sweep(self._ledger.shards, spools=compared)
         plan = Plan(
             self.source,
             self.config.shard_size,
-            base,
+            self._ledger.digests,
             check_digests=compared,
             finished_rows=self._ledger.list_rows,
         )
-        summary = self._engine().run(job, plan, self)
+        summary = self._run(job, plan)
         if summary.complete:
             rows = self._ledger.account.rows
             self._ledger.account.check(self.source.count)
@@ -293,10 +315,10 @@ class Run(Watch):
 
     def _do_retries(self, job: Job) -> Summary:
         """The failed rows that are worth it, into new shards."""
-        job.store().sweep(set(self._ledger.shards), spools=True)  # which rows they held may have changed since
+        job.store().sweep(self._ledger.shards, spools=True)  # which rows they held may have changed since
         retry = self._failed_rows(list(self._ledger.shards.values()), self._ledger.next_shard)
-        plan = Plan(self.source, self.config.shard_size, {}, retry=retry)
-        summary = self._engine().run(job, plan, self)
+        plan = Plan(self.source, self.config.shard_size, {}, retry=retry, first_new=self._ledger.next_shard)
+        summary = self._run(job, plan)
         self._ledger.account.check(self._ledger.finished_rows)
         return summary
 
@@ -317,17 +339,29 @@ class Run(Watch):
             row = Row(failed.index, requests, caption, fields)
             yield Placed(first_shard + position // config.shard_size, row, failed.reason)
 
-    def _engine(self) -> Engine:
-        return LocalEngine()
+    def _run(self, job: Job, plan: Plan) -> Summary:
+        engine: Engine = LocalEngine()
+        if self._cluster is not None:
+            engine = ClusterEngine(self._cluster, self._steps)
+        summary = engine.run(job, plan, self)
+        if summary.lanes:
+            cores = cores_of(self.config)
+            self._setup = dataclasses.replace(self._setup, lanes=summary.lanes, workers=summary.lanes * cores)
+        return summary
 
-    def _record(self, entry: Mapping[str, Any]) -> None:
-        self._folder.append(entry)
-        self._ledger.apply(entry)
+    def _record(self, *entries: Mapping[str, Any]) -> None:
+        self._folder.append(*entries)
+        for entry in entries:
+            self._ledger.apply(entry)
 
     def shard_done(self, report: ShardReport) -> None:
         """Write the line by which the shard exists."""
-        self._rows_committed += report.rows
-        self._record(shard_entry(report))
+        self.shards_done([report])
+
+    def shards_done(self, reports: Sequence[ShardReport]) -> None:
+        """Write their lines, with one flush."""
+        self._rows_committed += sum(report.rows for report in reports)
+        self._record(*map(shard_entry, reports))
 
     def started(self, lane: Stoppable) -> None:
         """Keep what can be stopped."""

@@ -220,7 +220,7 @@ def test_parts_make_up_the_whole() -> None:
     """No option has two homes."""
     names = [spec.name for kind in PARTS for spec in dataclasses.fields(kind)]
     assert len(names) == len(set(names))
-    assert set(FIELDS) - set(names) == {"overwrite", "verify", "retry_failed", "min_success", "engine"}
+    assert set(FIELDS) - set(names) == {"overwrite", "verify", "retry_failed", "min_success", "engine", "address"}
 
 
 def test_as_dict_is_json() -> None:

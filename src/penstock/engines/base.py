@@ -28,6 +28,8 @@ class Plan:
     """Rows of the list when a run has come to its end; it may not have grown since."""
     retry: Iterable[Placed] | None = None
     """Instead of the source's rows: failed ones to be fetched again, in the order of the new shards they go to."""
+    first_new: int = 0
+    """The first of these new shards."""
 
     @property
     def first_row(self) -> int:

@@ -1,4 +1,4 @@
-"""What a lane process and its parent say to each other; see `penstock.engines.lanes`."""
+"""What a lane process and its parent say to each other; see `penstock.engines.lanes`. Tasks of a cluster end alike."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from penstock.flow import LaneStatistics
 from penstock.records import ShardReport
 from penstock.source import SourceSpec
 
-__all__ = ["Broken", "Committed", "Ended", "Lot", "Shard", "Start", "Stop", "Tick", "Want"]
+__all__ = ["Broken", "Committed", "Ended", "Lost", "Lot", "Shard", "Start", "Stop", "Tick", "Want"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,3 +83,10 @@ class Broken:
     """Lane: the run cannot go on."""
 
     error: PenstockError
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """An engine: whoever worked on it is gone, or was never heard of."""
+
+    why: str

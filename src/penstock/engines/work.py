@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +18,7 @@ from penstock.build import Setup, build_lane
 from penstock.config import RunConfig
 from penstock.crew.base import Work
 from penstock.engines.filling import Filling, Placed
+from penstock.fetch.sharing import Sharing
 from penstock.flow import LaneStatistics
 from penstock.records import MAX_TRACEBACKS, Kind, Settled, ShardReport
 from penstock.report.memory import resident_bytes
@@ -48,10 +49,19 @@ class Job:
     """Which of the setup's lanes this is."""
     tick: float = TICK
     """Seconds between two reports of progress."""
+    spools: Path | None = None
+    """On a cluster: where the lane keeps its open shards; see `ShardStore`."""
 
     def store(self) -> ShardStore:
         """The folder's shards."""
-        return ShardStore(self.folder, self.config, run_id=self.run_id, kept_schema=self.kept_schema, parts=self.parts)
+        return ShardStore(
+            self.folder,
+            self.config,
+            run_id=self.run_id,
+            kept_schema=self.kept_schema,
+            parts=self.parts,
+            spools=self.spools,
+        )
 
 
 @dataclass(slots=True)
@@ -69,6 +79,32 @@ class Progress:
     reasons: Counter[str] = field(default_factory=Counter)
     tracebacks: dict[str, str] = field(default_factory=dict)
     """Of the user's own code, one for each kind of exception, and at most `MAX_TRACEBACKS`."""
+    lanes: int | None = None
+    """At work on a cluster's workers; None elsewhere."""
+
+    @classmethod
+    def of(cls, report: ShardReport) -> Progress:
+        """What a shard counts for."""
+        return cls(
+            written=report.written,
+            failed=report.failed,
+            skipped=report.skipped,
+            bytes_downloaded=report.size_downloaded,
+            reasons=Counter(report.reasons),
+        )
+
+    def beyond(self, earlier: Progress) -> Progress:
+        """What is more of it than of `earlier`, which may be a little ahead."""
+        return Progress(
+            max(0, self.written - earlier.written),
+            max(0, self.failed - earlier.failed),
+            max(0, self.skipped - earlier.skipped),
+            max(0, self.bytes_downloaded - earlier.bytes_downloaded),
+            self.recovered,
+            self.resident_bytes,
+            self.reasons - earlier.reasons,
+            self.tracebacks,
+        )
 
     @property
     def settled(self) -> int:
@@ -86,6 +122,7 @@ class Progress:
             self.resident_bytes + other.resident_bytes,
             self.reasons + other.reasons,
             dict(itertools.islice((self.tracebacks | other.tracebacks).items(), MAX_TRACEBACKS)),
+            self.lanes if other.lanes is None else other.lanes,
         )
 
     def add(self, settled: Settled) -> None:
@@ -114,6 +151,8 @@ class Summary:
     peak_resident_bytes: int
     complete: bool
     """Every row that it was given is settled and its shards are committed."""
+    lanes: int = 0
+    """On a cluster: the most that were at work at a time; 0 elsewhere."""
 
     def followed_by(self, later: Summary) -> Summary:
         """Both together; where the time went is taken from the one that settled more rows."""
@@ -123,6 +162,7 @@ class Summary:
             longer.statistics,
             max(self.peak_resident_bytes, later.peak_resident_bytes),
             self.complete and later.complete,
+            max(self.lanes, later.lanes),
         )
 
 
@@ -140,6 +180,11 @@ class Watch:
     def shard_done(self, report: ShardReport) -> None:
         """A shard has its final names; when this returns it counts as committed. Called on the committer's thread."""
 
+    def shards_done(self, reports: Sequence[ShardReport]) -> None:
+        """The same of several shards at a time."""
+        for report in reports:
+            self.shard_done(report)
+
     def progressed(self, progress: Progress, statistics: LaneStatistics) -> None:
         """Called a few times a second and at the end, on the hub's thread."""
 
@@ -154,6 +199,7 @@ def do_work(
     *,
     committed: Mapping[int, str],
     check_digests: bool = False,
+    sharing: Sharing | None = None,
 ) -> Summary:
     """Settle these rows and commit their shards.
 
@@ -189,7 +235,7 @@ def do_work(
                 check_digests=check_digests,
             )
         )
-        lane = stack.enter_context(build_lane(job.setup, job.config, job.work, lane=job.lane))
+        lane = stack.enter_context(build_lane(job.setup, job.config, job.work, lane=job.lane, sharing=sharing))
         watch.started(lane)
         for settled in lane.settle(filling.feed(placed)):
             progress.add(filling.add(settled))

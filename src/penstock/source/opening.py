@@ -146,6 +146,12 @@ class Source:
             start -= skipped
             yield from cells
 
+    @property
+    def seekable(self) -> bool:
+        """Whether another process that opens it by its `spec` gets at any row without reading those before it."""
+        plain = self.spec is not None and self._duplicates is None
+        return plain and all(isinstance(reader, ParquetReader) for reader in self._readers)
+
     @cached_property
     def count(self) -> int | None:
         """Rows, if they are known without reading the list."""

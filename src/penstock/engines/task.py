@@ -1,0 +1,226 @@
+"""A task of a cluster: a lot of shards, made by one lane inside a worker that belongs to somebody else.
+
+The shards are prepared in the output folder, which all nodes see, and adopted by the driver; the spools of open shards are
+private, on the worker's own disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import pickle
+import platform
+import shutil
+import sys
+import tempfile
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from penstock.build import Setup, build_work, choose
+from penstock.config import RunConfig
+from penstock.crew.choose import processes_possible
+from penstock.engines.base import Plan
+from penstock.engines.caller import Caller, Line
+from penstock.engines.filling import Placed
+from penstock.engines.messages import Broken
+from penstock.engines.work import Job, Summary, do_work
+from penstock.errors import ConfigError, OutputError, PenstockError, WorkerError
+from penstock.fetch.sharing import Sharing
+from penstock.folder import JOURNAL
+from penstock.image.work import Steps
+from penstock.records import ShardReport
+from penstock.sink.disk import locked
+from penstock.source import Source, SourceSpec
+from penstock.source.staged import StagedList, StagedSpec
+
+__all__ = ["Finished", "Task", "lane_setup", "pickled_task", "private_spools", "run_task", "serve_task"]
+
+
+_SPOOLS = "penstock-lane-"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a worker is told: less than a kilobyte, whatever the length of the list."""
+
+    lot: str
+    """Names the task within its run."""
+    first: int
+    """The first shard."""
+    stop: int
+    """The shard after the last."""
+    source: SourceSpec | StagedSpec
+    config: RunConfig
+    steps: Steps
+    folder: Path
+    run_id: str
+    cores: int
+    """Of the worker, that the task has for itself."""
+    kept_schema: Any
+    parts: tuple[str, ...]
+    isolated: bool = False
+    """Workers have died over this shard: decode in processes, if that is allowed, so that only the row dies."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The end of a task."""
+
+    summary: Summary
+    reports: tuple[ShardReport, ...]
+    """All shards that it has prepared."""
+
+
+def run_task(task: Task, line: Line) -> Finished | Broken:
+    """Make the task's shards. What only the driver can judge comes back as a value, with the name of this machine.
+
+    *Cancellation*: the hub may tell the lane to stop; then the summary is not complete. A worker that is killed leaves
+    nothing but names that the run sweeps.
+    """
+    try:
+        return _run(task, line)
+    except PenstockError as error:
+        return Broken(_named(error))
+    except ConnectionError as error:
+        return Broken(_named(WorkerError(f"the run's coordinator does not answer: {error}")))
+    except Exception as error:  # noqa: BLE001 - whatever it is: engines would wrap it in something unreadable
+        return Broken(_named(WorkerError(f"a task failed: {error!r}; please report this with your command")))
+
+
+def _named(error: PenstockError) -> PenstockError:
+    return type(error)(f"on {platform.node()}: {error}")
+
+
+def _run(task: Task, line: Line) -> Finished:
+    _limit_native_pools(task.cores)
+    _check_folder(task)
+    setup = lane_setup(task.config, task.cores, isolated=task.isolated)
+    sharing = Sharing(task.config.per_host)
+    config = dataclasses.replace(task.config, workers=task.cores, lanes=None)
+    with private_spools() as spools, Caller(line, task.lot, sharing) as caller:
+        job = Job(
+            config=config,
+            setup=setup,
+            folder=task.folder,
+            run_id=task.run_id,
+            work=build_work(config, task.steps, as_array=config.format == "arrays"),
+            kept_schema=task.kept_schema,
+            parts=task.parts,
+            spools=spools,
+        )
+        done = dict.fromkeys(caller.done, "")
+        summary = do_work(job, _placed(task), caller, committed=done, sharing=sharing)
+    return Finished(summary, tuple(caller.reports))
+
+
+@contextlib.contextmanager
+def private_spools() -> Iterator[Path]:
+    """A folder on this machine's own disk for as long as a lane lives; what killed lanes have left there is deleted."""
+    home = Path(tempfile.gettempdir())
+    for path in home.glob(f"{_SPOOLS}*.lock"):
+        with contextlib.suppress(OSError), path.open("rb") as lock:  # another user's, or another lane just deletes it
+            if locked(lock.fileno()):
+                shutil.rmtree(path.with_suffix(""), ignore_errors=True)
+                path.unlink()
+    spools = home / f"{_SPOOLS}{uuid.uuid4().hex[:16]}"
+    with spools.with_suffix(".lock").open("wb") as lock:
+        locked(lock.fileno())
+        try:
+            spools.mkdir(mode=0o700)
+            yield spools
+        finally:
+            shutil.rmtree(spools, ignore_errors=True)
+            spools.with_suffix(".lock").unlink(missing_ok=True)
+
+
+_opened = threading.local()
+"""The list that this thread has opened last, so that not every task has to look at all its files anew."""
+
+
+def _placed(task: Task) -> Iterator[Placed]:
+    """The task's rows."""
+    if getattr(_opened, "key", None) != (task.run_id, task.source):
+        _opened.list, _opened.key = task.source.open(), (task.run_id, task.source)
+    opened: Source | StagedList = _opened.list
+    size = task.config.shard_size
+    if isinstance(opened, StagedList):
+        return _staged(opened, (task.first - opened.first_shard) * size, (task.stop - opened.first_shard) * size, size)
+    return Plan(opened, size, {}).placed(task.first * size, task.stop * size)
+
+
+def _staged(opened: StagedList, start: int, stop: int, size: int) -> Iterator[Placed]:
+    for position, (row, earlier_reason) in enumerate(opened.rows(start, stop), start):
+        yield Placed(opened.first_shard + position // size, row, earlier_reason)
+
+
+def lane_setup(config: RunConfig, cores: int, *, isolated: bool = False) -> Setup:
+    """How a lane works in a worker of a cluster: with threads, since the engine knows nothing of processes of ours.
+
+    Args:
+        config: the options.
+        cores: that the lane has.
+        isolated: decode in processes all the same, where that is allowed.
+    """
+    setup = choose(dataclasses.replace(config, workers=cores, lanes=1), splittable=False)
+    fetch = "threads" if setup.fetch == "worker" else setup.fetch
+    crew: Literal["processes", "threads"] = "processes" if isolated and processes_possible() else "threads"
+    return Setup(fetch, crew, cores, 1)
+
+
+def _check_folder(task: Task) -> None:
+    """Whether this machine sees the run's folder: the one that holds the journal of this run.
+
+    Raises:
+        OutputError: it does not.
+    """
+    try:
+        with (task.folder / JOURNAL).open("rb") as journal:
+            there = json.loads(journal.readline())["run"]["run_id"]
+    except (OSError, ValueError, KeyError) as error:
+        raise OutputError(
+            f"{task.folder} is not the folder that the driver sees ({error}); --out has to lie on storage that all nodes share"
+        ) from error
+    if there != task.run_id:
+        raise OutputError(f"{task.folder} holds another run here; --out has to lie on storage that all nodes share")
+
+
+def _limit_native_pools(cores: int) -> None:
+    """Have the native libraries that are loaded use no more threads than the task has cores."""
+    import pyarrow as pa  # noqa: PLC0415 - beside the others
+
+    pa.set_cpu_count(cores)
+    if cv2 := sys.modules.get("cv2"):
+        cv2.setNumThreads(cores)
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(cores)
+
+
+def pickled_task(task: Task, dumps: Callable[[Any], bytes]) -> bytes:
+    """A task for its way to a worker.
+
+    Args:
+        task: what is to be done.
+        dumps: a pickler that takes functions of scripts and notebooks by value.
+
+    Raises:
+        ConfigError: the user's functions hold something that cannot be sent.
+    """
+    try:
+        return dumps(task)
+    except Exception as error:
+        raise ConfigError(f"the transform cannot be sent to the workers: {error}") from error
+
+
+def serve_task(pickled: bytes, line: Line) -> bytes:
+    """What an engine calls on its worker: `run_task`, from pickle to pickle."""
+    try:
+        task: Task = pickle.loads(pickled)  # noqa: S301 - by our own driver
+    except Exception as error:  # noqa: BLE001 - whatever the user's modules raise
+        cannot = f"cannot load the transform: {error!r}; its modules have to be on every node"
+        return pickle.dumps(Broken(_named(WorkerError(cannot))))
+    return pickle.dumps(run_task(task, line))
