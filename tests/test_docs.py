@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import doctest
-import importlib
+import importlib.util
 import inspect
 import pkgutil
 import re
@@ -40,6 +40,8 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 OTHER_FLAGS = {"--help", "--check", "--web"}
 """Flags in the text that are not Penstock's."""
+EXTRAS = {"penstock.ray": "ray", "penstock.dask": "dask"}
+"""Modules that need a package of an extra, with its name."""
 MODULES = {"http.client", "decode.decode", "encode.encode", "optout.reservation"}
 """Names in the text that only look like reasons."""
 
@@ -276,10 +278,13 @@ def test_python_blocks_fit_the_program(code: str) -> None:
     tree = ast.parse(code)
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "penstock":
-            assert node.attr in penstock.__all__
+            assert node.attr in {*penstock.__all__, "ray", "dask"}
         if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("penstock."):
+            module, _, name = ast.unparse(node.func).rpartition(".")
             given = [keyword.arg for keyword in node.keywords if keyword.arg]
-            assert set(given) <= accepted(getattr(penstock, ast.unparse(node.func).removeprefix("penstock.")))
+            if module in EXTRAS and importlib.util.find_spec(EXTRAS[module]) is None:
+                continue
+            assert set(given) <= accepted(getattr(importlib.import_module(module), name))
 
 
 def accepted(function: Any) -> set[str]:
@@ -290,6 +295,8 @@ def accepted(function: Any) -> set[str]:
         penstock.stream: (StreamConfig,),
         penstock.compare: (RunConfig, CompareConfig),
     }
+    if function.__module__ in EXTRAS:
+        configs[function] = (StreamConfig,)
     return names.union(*(inspect.signature(config).parameters for config in configs.get(function, ())))
 
 
