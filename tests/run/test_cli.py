@@ -110,7 +110,7 @@ BAD_INPUTS = {
     "bad unit": (["one.txt", "--max-bytes", "3XB"], "--max-bytes"),
     "bad network": (["one.txt", "--allow-network", "localhost"], "--allow-network"),
     "unknown option": (["one.txt", "--sise", "3"], "--sise"),
-    "unknown engine": (["one.txt", "--engine", "ray"], "local"),
+    "unknown engine": (["one.txt", "--engine", "spark"], "local"),
     "bad toml": (["one.txt", "--config", "bad.toml"], "not TOML"),
     "missing toml": (["one.txt", "--config", "none.toml"], "none.toml"),
 }
