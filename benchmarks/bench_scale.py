@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import os
 import pickle
 import random
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tracemalloc
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, ClassVar
@@ -35,6 +37,7 @@ from penstock.engines.hub import Hub, News, Word
 from penstock.engines.task import Finished, Task, pickled_task
 from penstock.engines.work import Progress, Summary
 from penstock.folder import JOURNAL
+from penstock.ledger import shard_entry, shard_from_json
 from penstock.records import ShardFile, ShardReport
 from penstock.runner import Run
 from penstock.sink.shards import ShardStore
@@ -78,7 +81,7 @@ class FakeCluster:
         for lot, task in list(self._running.items()):
             if said >= A_ROUND:
                 break
-            new = () if self._stopped else tuple(map(self._report, range(task.first, task.stop)))
+            new = () if self._stopped else tuple(map(self.report, range(task.first, task.stop)))
             said += len(new)
             progress = Progress(written=len(new) * self._rows)
             self._hub.exchange(Word(lot, lot, new, progress, NOTHING_DONE, {}, anew=True), time.monotonic())
@@ -99,7 +102,8 @@ class FakeCluster:
     def close(self) -> None:
         pass
 
-    def _report(self, shard: int) -> ShardReport:
+    def report(self, shard: int) -> ShardReport:
+        """As large as a true one."""
         failed = {reason: self._random.randrange(1, self._rows // 20) for reason in REASONS}
         files = tuple(
             ShardFile(f"{shard:05d}{suffix}", self._random.randrange(10**6, 10**8), self._random.randbytes(32).hex())
@@ -207,6 +211,15 @@ def adopt(folder: Path, count: int) -> None:
     print(f"{count:>10,} shards of three files adopted, {count / (time.perf_counter() - began):,.0f} a second")
 
 
+def weigh(count: int) -> None:
+    """What a report takes as an object, as it comes out of the journal."""
+    cluster = FakeCluster(per_host=8, rows=1_000)
+    lines = [json.dumps(shard_entry(cluster.report(shard))) for shard in range(count)]
+    tracemalloc.start()
+    reports = [shard_from_json(json.loads(line)) for line in lines]
+    print(f"{len(reports):>10,} reports as objects, {tracemalloc.get_traced_memory()[0] // count:,} bytes each")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shards", type=int, default=1_000_000)
@@ -216,6 +229,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.step == "adopt":
         adopt(given.folder, min(given.shards, 5_000))
+        weigh(min(given.shards, 10_000))
     elif given.step:
         drive(given.folder, given.shards, given.rows, until=0.5 if given.step == "half" else 1)
     else:
@@ -225,7 +239,7 @@ def main() -> None:
                 ("half", "begun, stopped at half"),
                 ("rest", "resumed"),
                 ("again", "nothing to do"),
-                ("adopt", "adoption"),
+                ("adopt", "parts of it"),
             ):
                 print(f"{what}:", flush=True)
                 arguments = [
