@@ -157,7 +157,7 @@ class ShardStore:
         Raises:
             OutputError: the disk refuses, or what was prepared is not there.
         """
-        attempts = [self.scratch / report.attempt for report in prepared]
+        attempts = [self._prepared(report) for report in prepared]
         paths = [
             attempt / file.name.rstrip("/")
             for report, attempt in zip(prepared, attempts, strict=True)
@@ -172,7 +172,11 @@ class ShardStore:
     def discard(self, prepared: ShardReport) -> None:
         """Delete a prepared shard that nobody needs: another attempt at it was adopted."""
         with writing(self.folder):
-            remove(self.scratch / prepared.attempt)
+            remove(self._prepared(prepared))
+
+    def _prepared(self, report: ShardReport) -> Path:
+        assert report.attempt, "or the folder of all attempts would be taken for one"
+        return self.scratch / report.attempt
 
     def sweep(self, committed: Collection[int], *, spools: bool = False) -> None:
         """Delete what a killed run left: half-written shards, spools of committed ones, final files of others.
