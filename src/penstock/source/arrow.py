@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import repeat
 from typing import Any
 
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from penstock.source.base import Cells, Columns, Reader, clean_text, clean_url, jsonable
 from penstock.source.files import ListFile
 
-__all__ = ["ArrowReader", "ParquetReader", "arrow_batches"]
+__all__ = ["ArrowReader", "ParquetReader", "arrow_batches", "row_group_of"]
 
 BATCH = 4096
 """Rows turned into Python objects at a time: a few hundred kilobytes, and the cost of a call vanishes."""
@@ -78,6 +78,19 @@ class ArrowReader(Reader):
         return (dict(zip(names, row, strict=True)) for row in zip(*kept, strict=True))
 
 
+def row_group_of(rows: Sequence[int], start: int) -> tuple[int, int]:
+    """The row group that holds the row at `start`, by the rows of each, and how many rows lie before that group.
+
+    >>> row_group_of([10, 10], 12)
+    (1, 10)
+    """
+    skipped = group = 0
+    while group < len(rows) and skipped + rows[group] <= start:
+        skipped += rows[group]
+        group += 1
+    return group, skipped
+
+
 class ParquetReader(ArrowReader):
     """A parquet file: only the wanted columns are read, a page at a time, and skipped row groups not at all."""
 
@@ -93,10 +106,7 @@ class ParquetReader(ArrowReader):
         return bool(self.count) and super().has_rows()
 
     def _batches(self, start: int) -> tuple[int, Iterator[pa.RecordBatch]]:
-        skipped = group = 0
-        while group < len(self._groups) and skipped + self._groups[group] <= start:
-            skipped += self._groups[group]
-            group += 1
+        group, skipped = row_group_of(self._groups, start)
         return skipped, self._read_groups(group)
 
     def _read_groups(self, first: int) -> Iterator[pa.RecordBatch]:

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from penstock.records import Reason, Request, Row
+from penstock.source.arrow import row_group_of
 from penstock.source.base import skip
 
 __all__ = ["StagedList", "StagedRow", "StagedSpec", "stage"]
@@ -81,10 +82,7 @@ class StagedList:
 
     def rows(self, start: int, stop: int) -> Iterator[StagedRow]:
         """The rows from position `start` up to, and without, `stop`, as they were staged."""
-        skipped = group = 0
-        while group < len(self._groups) and skipped + self._groups[group] <= start:
-            skipped += self._groups[group]
-            group += 1
+        group, skipped = row_group_of(self._groups, start)
         texts = self._texts(group)
         skip(texts, start - skipped)
         return map(_row, map(json.loads, itertools.islice(texts, max(0, stop - start))))
