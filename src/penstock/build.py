@@ -75,7 +75,13 @@ class Setup:
         return self.workers // self.lanes + (lane < self.workers % self.lanes)
 
 
-def choose(config: RunConfig | StreamConfig, *, cores: int | None = None, splittable: bool = True) -> Setup:
+def choose(
+    config: RunConfig | StreamConfig,
+    *,
+    cores: int | None = None,
+    splittable: bool = True,
+    isolated: bool | None = None,
+) -> Setup:
     """What this strategy means here.
 
     Where processes are impossible, threads stand in for them. ``auto`` takes worker processes, since isolation costs
@@ -86,11 +92,12 @@ def choose(config: RunConfig | StreamConfig, *, cores: int | None = None, splitt
         config: the options.
         cores: cores to use; default: those this process may use.
         splittable: the source can be read by several lanes.
+        isolated: worker processes are allowed; default: where this process may start any.
     """
     workers = config.workers or cores or available_cores()
     lanes = config.lanes or (math.ceil(workers / CORES_PER_LANE) if config.strategy == "auto" else 1)
     lanes = min(lanes, workers, config.per_host, config.connections) if splittable else 1
-    isolated = processes_possible()
+    isolated = processes_possible() if isolated is None else isolated
     match config.strategy:
         case "processes" if isolated:
             return Setup("worker", "processes", workers, lanes)

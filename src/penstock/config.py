@@ -232,7 +232,7 @@ class _Config:
     def __getstate__(self) -> dict[str, Any]:
         """What is not as by default: a config travels with every task of a cluster, between equal versions."""
         values = {spec.name: (getattr(self, spec.name), spec.default) for spec in dataclasses.fields(self)}
-        return {name: value for name, (value, default) in values.items() if value is not default and value != default}
+        return {name: value for name, (value, default) in values.items() if value != default}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update({spec.name: spec.default for spec in dataclasses.fields(self)} | state)

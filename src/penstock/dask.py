@@ -20,7 +20,7 @@ from typing import Any
 from penstock.config import available_cores
 from penstock.errors import MissingExtraError
 from penstock.image.work import ImageTransform, Initializer, Steps
-from penstock.lots import Failures, open_lots
+from penstock.lots import Failures, Images, Lot, open_lots
 
 try:
     import dask.bag
@@ -63,15 +63,8 @@ def bag(
         SourceError: the list cannot be read.
         MissingExtraError: on import, if Dask is not installed.
     """
-    dealt, images = open_lots(
-        source,
-        lot=lot,
-        tasks=tasks or _threads(),
-        cores=1,
-        failures=failures,
-        steps=Steps(None, transform_image, initializer),
-        options=options,
-    )
+    steps = Steps(None, transform_image, initializer)
+    dealt, images = _open(source, lot, tasks, failures=failures, steps=steps, options=options)
     made: dask.bag.Bag = dask.bag.from_delayed([delayed(images.rows)(one) for one in dealt])
     return made
 
@@ -91,16 +84,13 @@ def lots(
     The rows of each batch are known beforehand; with ``failures="drop"`` their number is not. Arguments and errors are those
     of `bag`.
     """
-    dealt, images = open_lots(
-        source,
-        lot=lot,
-        tasks=tasks or _threads(),
-        cores=1,
-        failures=failures,
-        steps=Steps(None, transform_image, initializer),
-        options=options,
-    )
+    steps = Steps(None, transform_image, initializer)
+    dealt, images = _open(source, lot, tasks, failures=failures, steps=steps, options=options)
     return [delayed(images.columns)(delayed(images.rows)(one)) for one in dealt]
+
+
+def _open(source: Any, lot: int, tasks: int | None, **rest: Any) -> tuple[list[Lot], Images]:
+    return open_lots(source, lot=lot, tasks=tasks or _threads(), cores=1, **rest)
 
 
 def _threads() -> int:

@@ -178,6 +178,14 @@ def test_dask_takes_no_workers_option() -> None:
         Dask().check(RunConfig(engine="dask", workers=4))
 
 
+@pytest.mark.parametrize(("choice", "package"), [(Ray(), "ray"), (Dask(), "distributed")])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
+def test_lanes_are_for_one_machine(choice: Any, package: str) -> None:
+    pytest.importorskip(package)
+    with pytest.raises(ConfigError, match="a cluster has a lane for each task"):
+        choice.check(RunConfig(engine=choice.name, lanes=2))
+
+
 @pytest.mark.parametrize(("choice", "package"), [(Ray(), "ray"), (Dask(), "dask")])
 def test_a_missing_package_names_its_pip_line(choice: Any, package: str) -> None:
     code = (

@@ -69,7 +69,7 @@ class Ray:
         """See `Choice.check`."""
         import penstock.engines.ray  # noqa: F401, PLC0415 - only where it is chosen
 
-        del config
+        _refuse_lanes(config)
 
     def connect(self, config: RunConfig) -> Cluster:
         """See `Choice.connect`."""
@@ -98,6 +98,7 @@ class Dask:
         """See `Choice.check`."""
         import penstock.engines.dask  # noqa: F401, PLC0415 - only where it is chosen
 
+        _refuse_lanes(config)
         if cores_of(config) > 1:
             raise ConfigError(
                 f"--workers {config.workers}: a task has one thread of a Dask worker; for more lanes give the workers more threads"
@@ -119,6 +120,13 @@ def chosen(config: RunConfig) -> Choice | None:
             return Ray(config.address)
         case "dask":
             return Dask(config.address)
+
+
+def _refuse_lanes(config: RunConfig) -> None:
+    if config.lanes is not None:
+        raise ConfigError(
+            f"--lanes {config.lanes} is for this machine; a cluster has a lane for each task that it can run"
+        )
 
 
 def cores_of(config: RunConfig) -> int:

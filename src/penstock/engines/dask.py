@@ -55,9 +55,12 @@ class _HubPlugin(distributed.SchedulerPlugin):
             "leave": lambda: self._hub.left(loaded),
             "drain": lambda: self._hub.drain(loaded, now),
             "stop": self._hub.stop,
-            "close": lambda: self._scheduler.handlers.pop(self.name) and None,
+            "close": self._close,
         }
         return pickle.dumps(calls[what]())
+
+    def _close(self) -> None:
+        del self._scheduler.handlers[self.name]
 
 
 class _Line:

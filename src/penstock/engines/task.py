@@ -19,7 +19,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from penstock.build import Setup, build_work, choose
 from penstock.config import RunConfig
@@ -166,10 +166,8 @@ def lane_setup(config: RunConfig, cores: int, *, isolated: bool = False) -> Setu
         cores: that the lane has.
         isolated: decode in processes all the same, where that is allowed.
     """
-    setup = choose(dataclasses.replace(config, workers=cores, lanes=1), splittable=False)
-    fetch = "threads" if setup.fetch == "worker" else setup.fetch
-    crew: Literal["processes", "threads"] = "processes" if isolated and processes_possible() else "threads"
-    return Setup(fetch, crew, cores, 1)
+    setup = choose(dataclasses.replace(config, workers=cores), splittable=False, isolated=False)
+    return dataclasses.replace(setup, crew="processes") if isolated and processes_possible() else setup
 
 
 def _check_folder(task: Task) -> None:

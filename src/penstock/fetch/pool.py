@@ -84,8 +84,8 @@ class ThreadFetcher:
         resolver: By default the system's, behind the guard that `config` asks for. One that is given stays open.
         ssl_context: By default the one that `config` asks for.
         limits: Finer than `config` has them.
-        alone: See `Dispatch`; so is `sharing`.
-        sharing: Of the limits at each host.
+        alone: See `Dispatch`.
+        sharing: See `Dispatch`.
     """
 
     def __init__(
