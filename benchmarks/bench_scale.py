@@ -198,10 +198,10 @@ def adopt(folder: Path, count: int) -> None:
     prepared = []
     for shard in range(count):
         attempt = f"{shard:05d}-{shard:08x}"
-        (store.scratch / attempt).mkdir(parents=True)
+        (store.landing.scratch_folder / attempt).mkdir(parents=True)
         names = [f"{shard:05d}{suffix}" for suffix in (".tar", ".parquet", "_stats.json")]
         for name in names:
-            (store.scratch / attempt / name).write_bytes(b"x")
+            (store.landing.scratch_folder / attempt / name).write_bytes(b"x")
         files = tuple(ShardFile(name, 1, "") for name in names)
         prepared.append(ShardReport(shard, 1, 1, 0, 0, {}, 1, files, shard, shard, attempt=attempt))
     os.sync()

@@ -10,7 +10,7 @@ import penstock
 ROOT = Path(penstock.__file__).parent
 
 LAYERS = [
-    ["records", "errors", "config", "parts", "scheduling"],
+    ["records", "errors", "config", "parts", "location", "scheduling"],
     ["source", "fetch", "image", "sink", "report"],
     ["ledger"],
     ["crew"],
@@ -29,7 +29,7 @@ LAYERS = [
 ]
 """From the bottom to the top; rooms of one layer do not import each other."""
 
-BASICS = ["records", "errors", "config", "parts"]
+BASICS = ["records", "errors", "config", "parts", "location"]
 """These may import each other: they are one layer in the picture, and in this order in the code."""
 
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}

@@ -29,6 +29,7 @@ from penstock import __version__
 from penstock.config import NOT_COMPARED, CompareConfig, RunConfig, Strategy
 from penstock.crew.lifetime import GROUP_SIGNALS
 from penstock.errors import ConfigError, PenstockError, SourceError
+from penstock.location import local_folder, location_of
 from penstock.records import Reason
 
 if typing.TYPE_CHECKING:
@@ -59,14 +60,14 @@ Json = Annotated[
     ),
 ]
 
-Folder = Annotated[Path, Parameter(help="a run's output folder")]
+Folder = Annotated[str, Parameter(help="a run's output: a folder, or an object store's URL")]
 
 
 @app.command
 def demo(
     *,
     count: Annotated[int, Parameter(help="URLs")] = 1000,
-    out: Annotated[Path, Parameter(help="output folder")] = Path("penstock-demo"),
+    out: Annotated[str, Parameter(help="output folder")] = "penstock-demo",
     strategy: Annotated[Strategy, Parameter(help="which kind of concurrency")] = "auto",
     quiet: Quiet = False,
     json: Json = False,
@@ -76,7 +77,7 @@ def demo(
     from penstock.testing.server import ImageServer
 
     show = _Show(quiet=quiet, json=json)
-    plan = Demo(count, out, strategy)
+    plan = Demo(count, local_folder(out, "the demo"), strategy)
     plan.take_folder()
     show.note(f"making {plan.pictures} pictures and starting a server that answers after {LATENCY * 1000:.0f} ms ...")
     with ImageServer(count=plan.pictures, latency=LATENCY) as server:
@@ -94,7 +95,7 @@ def demo(
 
 
 def run(
-    source: str, *, out: Path, config: Path | None = None, quiet: bool = False, json: bool = False, **options: Any
+    source: str, *, out: str, config: Path | None = None, quiet: bool = False, json: bool = False, **options: Any
 ) -> int:
     """Turn a list of image URLs into dataset shards.
 
@@ -184,7 +185,8 @@ def failures(
     from penstock.report.failures import group_by_reason, read_failures
     from penstock.report.text import render_failures
 
-    rows = read_failures(folder, read_ledger(folder).shards.values())
+    location = location_of(folder)
+    rows = read_failures(location, read_ledger(location).shards.values())
     if csv:
         _write_csv(rows)
     elif json:
@@ -392,6 +394,7 @@ def _interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+OUT_HELP = "output folder, or a place in an object store: s3://BUCKET/FOLDER"
 SOURCE_HELP = "file, folder, fsspec URL, or - for standard input"
 
 
@@ -429,7 +432,7 @@ _COMMON = [
 
 
 def _run_parameters() -> list[inspect.Parameter]:
-    out = _option("out", Annotated[Path, Parameter(help="output folder")], inspect.Parameter.empty)
+    out = _option("out", Annotated[str, Parameter(help=OUT_HELP)], inspect.Parameter.empty)
     return [_source(str, SOURCE_HELP, inspect.Parameter.empty), out, *_flags(RunConfig), *_COMMON]
 
 

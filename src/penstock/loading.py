@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 
 from penstock.errors import SourceError
 from penstock.folder import read_ledger
+from penstock.location import local_folder
 from penstock.records import Kind, ShardReport
-from penstock.sink.shards import shard_name
+from penstock.sink.names import shard_name
 
 __all__ = ["Images", "load"]
 
@@ -43,11 +44,12 @@ def load(folder: str | Path, dtype: Loaded = "uint8") -> Images:
         dtype: ``uint8`` as stored, or ``float32``: divided by 255 on access, so in [0, 1].
 
     Raises:
+        ConfigError: the folder is in an object store.
         SourceError: the folder is not the output of a run, holds another format, or arrays that are not uint8 images.
     """
     if dtype not in get_args(Loaded):
         raise ValueError(f"dtype {dtype!r}: expected one of {', '.join(get_args(Loaded))}")
-    return Images(Path(folder), dtype)
+    return Images(local_folder(folder, "penstock.load"), dtype)
 
 
 class Images:

@@ -20,7 +20,6 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -40,15 +39,16 @@ from penstock.engines.work import TICK, Job, Progress, Stoppable, Summary, Watch
 from penstock.errors import ConfigError
 from penstock.fetch.policy.urls import UrlRules
 from penstock.flow import LaneStatistics
-from penstock.folder import OutputFolder, read_report
+from penstock.folder import open_output, read_report
 from penstock.image.work import NO_STEPS, ImageTransform, Initializer, Steps, Transform
 from penstock.ledger import Ledger, Manifest, finished_entry, lost_entry, run_entry, shard_entry
+from penstock.location import Location, location_of
 from penstock.parts import request_names
 from penstock.records import MAX_TRACEBACKS, PART, Request, Row, ShardReport
 from penstock.report.account import Account
 from penstock.report.report import Report
 from penstock.report.verdict import Shares, verdict
-from penstock.sink.shards import ShardStore, check_writable
+from penstock.sink.shards import ShardStore
 from penstock.sink.table import requests_of
 from penstock.source import open_list
 from penstock.verifying import shard_problems
@@ -86,7 +86,8 @@ def run(
     Args:
         source: a file (txt, csv, tsv, json, jsonl, parquet, each but parquet also .gz), a folder of them, any fsspec
             URL, ``-`` for standard input, or any iterable of URLs or of mappings.
-        out: the output folder: new, empty, or one that holds this same run.
+        out: the output folder: new, empty, or one that holds this same run. With ``://`` a prefix of an object store that
+            fsspec knows, such as ``s3://bucket/images``.
         transform: a picklable function ``(bytes, row) -> dict of arrays or bytes`` in place of decode, resize and encode.
         transform_image: a picklable function ``(array, row) -> array or dict of arrays or bytes`` of the image after
             decode and resize: (H, W, 3) uint8 RGB, which it may change. What it returns as ``image`` is encoded as the
@@ -121,14 +122,14 @@ def make_config(config: RunConfig | None, options: Mapping[str, Any]) -> RunConf
     return dataclasses.replace(config or RunConfig(), **options)
 
 
-def _checked_folder(out: str | os.PathLike[str]) -> Path:
-    """`out` as a path, if Arrow can write there: it takes names as UTF-8."""
-    path = Path(out)
+def _checked_location(out: str | os.PathLike[str]) -> Location:
+    """Where `out` is, if Arrow can write there: it takes names as UTF-8."""
+    location = location_of(out)
     try:
-        str(path).encode()
+        str(location).encode()
     except UnicodeEncodeError:
-        raise ConfigError(f"--out {os.fsencode(path)!r}: expected a name in UTF-8") from None
-    return path
+        raise ConfigError(f"--out {os.fsencode(out)!r}: expected a name in UTF-8") from None
+    return location
 
 
 class Run(Watch):
@@ -162,7 +163,7 @@ class Run(Watch):
         if cluster is not None:
             cluster.check(config)
         self._tick = tick
-        self.out = _checked_folder(out)
+        self.out = _checked_location(out)
         self.source = open_list(source, config)
         if config.dedup and not self.source.rereadable:
             raise ConfigError(f"--dedup reads the list twice, and {self.source.description} can be read only once")
@@ -179,9 +180,11 @@ class Run(Watch):
         # Refuses names of columns and parts that the table beside the shards needs for itself.
         ShardStore(self.out, config, run_id="", kept_schema=self.source.kept_schema, parts=self._known_parts())
         self._ledger = Ledger()
-        self._folder = OutputFolder(self.out)
+        self._folder = open_output(self.out)
         self._lane: Stoppable | None = None
         self._stop_asked = False
+        self._began = False
+        """The run has no earlier one to go on with: files of shards that are there belong to nobody."""
         self._rows_committed = 0
         self._tracebacks: dict[str, str] = {}
         """Of the user's own code, by kind of exception, as they stand in the log."""
@@ -216,13 +219,16 @@ class Run(Watch):
     def _do(self, job: Job) -> Summary | None:
         """The list and, if they are wanted, the retries; None if there was nothing to do."""
         summary = None if self._list_is_done() else self._do_list(job)
-        if self.config.retry_failed and self._ledger.finished_rows is not None:
+        retries = self.config.retry_failed and self._ledger.finished_rows is not None
+        if retries:
             if self._stop_asked and summary is None:
                 raise KeyboardInterrupt  # "nothing to do" would not be true
-            retried = self._do_retries(job)
-            summary = retried if summary is None else summary.followed_by(retried)
+            later = self._do_retries(job)
+            summary = later if summary is None else summary.followed_by(later)
         if summary is not None and summary.complete:
-            job.store().sweep(self._ledger.shards)  # a lane that died may have left its work in progress
+            job.store().sweep(
+                self._ledger.shards, strays=retries
+            )  # a lane that died may have left its work in progress
         return summary
 
     def _prepare(self) -> Job:
@@ -235,7 +241,8 @@ class Run(Watch):
         if ledger.manifest is not None:
             ledger.manifest.check_same(manifest)
             manifest = ledger.manifest
-        check_writable(self.out)
+        self._folder.check_writable()
+        self._began = ledger.manifest is None
         if ledger.manifest is None:
             self._folder.append(run_entry(manifest))
             ledger.manifest = manifest
@@ -253,9 +260,12 @@ class Run(Watch):
             kept_schema=self.source.kept_schema,
             parts=self._known_parts(),
             tick=self._tick,
+            work_folder=self._folder.work_folder,
         )
         if self.config.verify:
-            job.store().sweep(ledger.shards)  # of what an earlier run gave up, and was killed before it deleted it
+            job.store().sweep(
+                ledger.shards, strays=False
+            )  # of what an earlier run gave up, and was killed before it deleted it
         return job
 
     def _known_parts(self) -> tuple[str, ...]:
@@ -297,7 +307,7 @@ class Run(Watch):
         """The rows of the list that are in no committed shard."""
         compared = self.source.fingerprint is None
         # The rows in a spool cannot be compared with those of a list that has no fingerprint, so they are not kept.
-        job.store().sweep(self._ledger.shards, spools=compared)
+        job.store().sweep(self._ledger.shards, spools=compared, strays=self._began)
         plan = Plan(
             self.source,
             self.config.shard_size,
@@ -315,7 +325,7 @@ class Run(Watch):
 
     def _do_retries(self, job: Job) -> Summary:
         """The failed rows that are worth it, into new shards."""
-        job.store().sweep(self._ledger.shards, spools=True)  # which rows they held may have changed since
+        job.store().sweep(self._ledger.shards, spools=True, strays=False)  # which rows they held may have changed since
         retry = self._failed_rows(list(self._ledger.shards.values()), self._ledger.next_shard)
         plan = Plan(self.source, self.config.shard_size, {}, retry=retry, first_new=self._ledger.next_shard)
         summary = self._run(job, plan)
@@ -396,7 +406,7 @@ class Run(Watch):
             finished=summary.complete,
             rows_before=before.rows + progress.recovered,
             rows_settled=progress.settled,
-            rows_waiting=0 if summary.complete else settled - self._rows_committed,
+            rows_waiting=0 if summary.complete or not self._keeps_spools else settled - self._rows_committed,
             retries=fetch.retries,
             attempts_given_back=fetch.given_back,
             waits={reason: round(seconds, 1) for reason, seconds in fetch.trouble_seconds.items()},
@@ -405,6 +415,11 @@ class Run(Watch):
             started=started.isoformat(timespec="seconds"),
             tracebacks=self._tracebacks,
         )
+
+    @property
+    def _keeps_spools(self) -> bool:
+        """Whether rows of shards that are not whole are still there for the next run."""
+        return self._folder.work_folder is None
 
     def _finished_report(self) -> Report:
         """The report of a run that had nothing to do; it is stored only if no earlier run's tells the same account."""

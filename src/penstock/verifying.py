@@ -15,9 +15,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from penstock.folder import read_ledger
+from penstock.location import Location, location_of, reading
 from penstock.records import Kind, ShardFile, ShardReport
+from penstock.sink import objects
 from penstock.sink.disk import describe, writing
-from penstock.sink.shards import shard_name, shard_of_path
+from penstock.sink.names import shard_name, shards_in
 
 __all__ = ["Problem", "shard_problems", "verify"]
 
@@ -31,7 +33,7 @@ class Problem:
     what: str
 
 
-def verify(folder: str | Path, *, quick: bool = False) -> list[Problem]:
+def verify(folder: str | Location, *, quick: bool = False) -> list[Problem]:
     """What is wrong with the output of a run; an empty list if nothing is.
 
     Every file of every committed shard must be there with its size and SHA-256, must open, and must hold as many rows
@@ -39,29 +41,32 @@ def verify(folder: str | Path, *, quick: bool = False) -> list[Problem]:
     (unless a run works in the folder now). One shard after the other, in little memory.
 
     Args:
-        folder: the run's output.
-        quick: compare sizes and counts only, and leave the SHA-256 out, which takes most of the time.
+        folder: the run's output: a folder, or the URL of an object store.
+        quick: compare sizes and counts only, and leave the SHA-256 out, which takes most of the time (and in a store
+            reads everything).
 
     Raises:
         SourceError: the folder is not the output of a run.
     """
-    folder = Path(folder)
-    shards = read_ledger(folder).reports
-    return list(_problems(folder, shards, quick=quick))
+    location = location_of(folder)
+    shards = read_ledger(location).reports
+    with reading(location):
+        return list(_problems(location, shards, quick=quick))
 
 
-def shard_problems(folder: Path, report: ShardReport) -> list[Problem]:
+def shard_problems(folder: Location, report: ShardReport) -> list[Problem]:
     """Which files of a committed shard are missing or not the ones that were committed, by size and SHA-256.
 
     Raises:
         OutputError: a file cannot be read for a reason that says nothing about its content (permissions, descriptors).
     """
-    with writing(folder, what="check the shards of"):
+    what = "check the shards of"
+    with writing(folder, what=what) if isinstance(folder, Path) else objects.storing(folder, what):
         differences = [(file.name, _difference(folder / file.name, file, quick=False)) for file in report.files]
     return [Problem(name, what) for name, what in differences if what]
 
 
-def _problems(folder: Path, shards: list[ShardReport], *, quick: bool) -> Iterator[Problem]:
+def _problems(folder: Location, shards: list[ShardReport], *, quick: bool) -> Iterator[Problem]:
     seen = _Rows()
     for report in shards:
         damaged = [problem for file in report.files if (problem := _file_problem(folder, file, quick=quick))]
@@ -71,7 +76,7 @@ def _problems(folder: Path, shards: list[ShardReport], *, quick: bool) -> Iterat
     yield from _leftovers(folder, shards)
 
 
-def _file_problem(folder: Path, file: ShardFile, *, quick: bool) -> Problem | None:
+def _file_problem(folder: Location, file: ShardFile, *, quick: bool) -> Problem | None:
     try:
         what = _difference(folder / file.name, file, quick=quick)
     except OSError as error:
@@ -79,7 +84,7 @@ def _file_problem(folder: Path, file: ShardFile, *, quick: bool) -> Problem | No
     return Problem(file.name, what) if what else None
 
 
-def _difference(path: Path, file: ShardFile, *, quick: bool) -> str | None:
+def _difference(path: Location, file: ShardFile, *, quick: bool) -> str | None:
     """In what a file is not the one that was committed.
 
     Raises:
@@ -100,11 +105,11 @@ def _difference(path: Path, file: ShardFile, *, quick: bool) -> str | None:
     return None
 
 
-def _size(path: Path) -> int:
+def _size(path: Location) -> int:
     return sum(member.stat().st_size for member in path.iterdir()) if path.is_dir() else path.stat().st_size
 
 
-def _content_problems(folder: Path, report: ShardReport, seen: _Rows) -> Iterator[Problem]:
+def _content_problems(folder: Location, report: ShardReport, seen: _Rows) -> Iterator[Problem]:
     """Problems of a shard whose files are, by size at least, what they should be."""
     table = f"{shard_name(report.shard)}.parquet"
     try:
@@ -129,18 +134,19 @@ def _content_problems(folder: Path, report: ShardReport, seen: _Rows) -> Iterato
             yield Problem(file.name, f"cannot be read: {error}")
 
 
-def _read_table(path: Path) -> tuple[dict[str, int], npt.NDArray[np.int64]]:
+def _read_table(path: Location) -> tuple[dict[str, int], npt.NDArray[np.int64]]:
     """How often each outcome occurs, and the indices of the written rows."""
-    table = pq.read_table(path, columns=["key", "outcome"], partitioning=None)
+    with path.open("rb") as file:
+        table = pq.read_table(file, columns=["key", "outcome"])
     counts = {item["values"]: item["counts"] for item in table["outcome"].value_counts().to_pylist()}
     written = table.filter(pc.equal(table["outcome"], Kind.WRITTEN.value))["key"]
     return counts, written.cast(pa.int64()).to_numpy()
 
 
-def _sample_problems(path: Path, written: npt.NDArray[np.int64]) -> Iterator[str]:
+def _sample_problems(path: Location, written: npt.NDArray[np.int64]) -> Iterator[str]:
     """What is wrong with the samples in a file, given the rows that were written."""
     if path.suffix == ".npy":
-        rows = np.load(path, mmap_mode="r", allow_pickle=False).shape[0]
+        rows = _array_rows(path)
         if rows != len(written):
             yield f"holds {rows} arrays, expected {len(written)}"
     elif path.suffix == ".tar":
@@ -149,8 +155,17 @@ def _sample_problems(path: Path, written: npt.NDArray[np.int64]) -> Iterator[str
         yield from _key_problem((member.name for member in path.iterdir()), written)
 
 
-def _tar_names(path: Path) -> Iterator[str]:
-    with tarfile.open(path, mode="r:") as archive:
+def _array_rows(path: Location) -> int:
+    """By the head of the file: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html."""
+    with path.open("rb") as file:
+        version = np.lib.format.read_magic(file)
+        read_head = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, _ = read_head(file)
+    return int(shape[0])
+
+
+def _tar_names(path: Location) -> Iterator[str]:
+    with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
         while (member := archive.next()) is not None:
             yield member.name
             archive.members.clear()  # type: ignore[attr-defined]  # typeshed lacks it; tarfile would remember them all
@@ -163,11 +178,11 @@ def _key_problem(names: Iterable[str], written: npt.NDArray[np.int64]) -> Iterat
         yield f"holds other samples than the table says: {len(different)} differ, the first is {min(different):09d}"
 
 
-def _leftovers(folder: Path, shards: list[ShardReport]) -> Iterator[Problem]:
+def _leftovers(folder: Location, shards: list[ShardReport]) -> Iterator[Problem]:
     known = {file.name.rstrip("/") for report in shards for file in report.files}
-    for path in sorted(folder.iterdir()):
-        if shard_of_path(path) is not None and path.name not in known:
-            yield Problem(path.name, "belongs to no committed shard; the next run deletes it")
+    for name, _ in shards_in(folder):
+        if name not in known:
+            yield Problem(name, "belongs to no committed shard; the next run deletes it")
 
 
 class _Rows:

@@ -25,6 +25,7 @@ from penstock.flow import LaneStatistics
 from penstock.records import Row
 from penstock.runner import Run
 from penstock.testing.server import ImageServer
+from stores import Store, download, s3_store
 
 OPTIONS: dict[str, Any] = {
     "size": 32,
@@ -49,7 +50,14 @@ Execute = Callable[..., penstock.Report]
 
 
 @pytest.fixture(scope="module")
-def connected() -> Iterator[Callable[[str], dict[str, Any]]]:
+def store() -> Iterator[Store]:
+    """An object store, which clusters that are started later find by their environment."""
+    with s3_store() as store:
+        yield store
+
+
+@pytest.fixture(scope="module")
+def connected(store: Store) -> Iterator[Callable[[str], dict[str, Any]]]:
     """What an engine is called in `penstock.run`; its cluster is started once and ends with the module."""
     with contextlib.ExitStack() as stack:
         known: dict[str, dict[str, Any]] = {"local": {}, "lanes": {"lanes": 2, "workers": 2}}
@@ -102,6 +110,22 @@ def test_shards_are_those_of_a_local_run(engine: dict[str, Any], form: str, tabl
     assert (report.rows, report.written, report.reasons) == (plain.rows, plain.written, plain.reasons)
     assert report.bytes_downloaded == plain.bytes_downloaded
     assert report.finished
+
+
+@pytest.mark.parametrize("engine", ENGINES, indirect=True)
+@pytest.mark.slow
+@pytest.mark.leaks_ok("the store's client keeps its thread and its connections")
+def test_object_store(engine: dict[str, Any], urls: list[str], store: Store, tmp_path: Path) -> None:
+    """What is put into a store is what lies in a folder, wherever the lanes are; a list that only the driver sees goes along."""
+    options = {**OPTIONS, "format": "webdataset", "shard_size": 12}
+    penstock.run(urls, tmp_path / "plain", **options)
+    out = store.prefix()
+    report = penstock.run(urls, out, **{**options, **engine})
+    copy = download(out, tmp_path / "copy")
+    assert_finished(copy, rows=ROWS, written=WRITTEN)
+    assert digests(copy) == digests(tmp_path / "plain")
+    assert report.finished
+    assert penstock.run(urls, out, **{**options, **engine}).verdict.startswith("nothing to do")
 
 
 @pytest.mark.parametrize("engine", ENGINES, indirect=True)

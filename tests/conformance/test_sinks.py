@@ -421,7 +421,7 @@ def test_sweep(tmp_path: Path, sink: str) -> None:
     foreign = ["notes.txt", "00001.txt", "1.tar", "000001.tar", "report.json"]
     for name in foreign:
         (tmp_path / name).touch()
-    (store.scratch / "00001-x").mkdir(parents=True)
+    (store.landing.scratch_folder / "00001-x").mkdir(parents=True)
     committed = {path.name for path in tmp_path.glob("00000*")}
     store.sweep({0})
     assert {path.name for path in tmp_path.iterdir()} == committed | {*foreign, ".penstock"}
@@ -599,7 +599,7 @@ def test_memory_stays_flat(tmp_path: Path, sink: str) -> None:
 
 def prepare(folder: Path, spools: Path, sink: str, rows: list[Settled]) -> ShardReport:
     """What one of several attempts at a shard leaves."""
-    store = store_at(folder, sink, spools=spools)
+    store = store_at(folder, sink, work_folder=spools, prepares=True)
     return fill(store.open(0), rows).commit(rows=len(rows))
 
 
@@ -620,12 +620,12 @@ def test_prepared_shard_is_adopted_once(tmp_path: Path, sink: str) -> None:
     same = [file for file in adopted.files if not file.name.endswith("_stats.json")]  # which holds times
     assert same == [file for file in plain.files if not file.name.endswith("_stats.json")]
     assert all(describe(folder / file.name.rstrip("/")) == file for file in adopted.files)
-    assert not list(store.scratch.iterdir())
+    assert not list(store.landing.scratch_folder.iterdir())
 
 
 def test_adoption_is_all_or_nothing(tmp_path: Path) -> None:
     """If one of several shards cannot be adopted, none is: the message says what is not there."""
-    store = store_at(tmp_path / "out", "webdataset", spools=tmp_path / "spools")
+    store = store_at(tmp_path / "out", "webdataset", work_folder=tmp_path / "spools", prepares=True)
     reports = []
     for number in range(2):
         rows = [settled("webdataset", number * 4 + index) for index in range(4)]

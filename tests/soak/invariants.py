@@ -17,6 +17,8 @@ from penstock.verifying import Problem, verify
 LEFTOVER = "belongs to no committed shard; the next run deletes it"
 KEPT = {".penstock/journal.jsonl", ".penstock/lock", "report.json"}
 """What a finished run leaves besides its shards."""
+SEGMENTS = ".penstock/journal/"
+"""The journal, in the copy of an object store's output."""
 
 
 def assert_journal_is_true(out: Path) -> None:
@@ -41,9 +43,9 @@ def assert_finished(out: Path, *, rows: int, written: int) -> None:
 def assert_nothing_left(out: Path) -> None:
     """No temporary file, no spool, no probe: the shards that the journal names, and what every run keeps."""
     shards = {file.name.rstrip("/") for report in read_ledger(out).shards.values() for file in report.files}
-    strangers = [name for name in files_of(out) if name not in KEPT and name.partition("/")[0] not in shards]
+    strangers = [name for name in files_of(out) if not _is_kept(name) and name.partition("/")[0] not in shards]
     assert strangers == [], strangers
-    empty = {".penstock/tmp", ".penstock/spool", ".penstock"} | shards
+    empty = {".penstock/tmp", ".penstock/spool", ".penstock", SEGMENTS[:-1]} | shards
     folders = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_dir()}
     assert folders <= empty, folders - empty
 
@@ -89,6 +91,10 @@ def _tar_keys(path: Path) -> list[str]:
         return [name.partition(".")[0] for name in tar.getnames() if name.endswith(".jpg")]
 
 
+def _is_kept(name: str) -> bool:
+    return name in KEPT or name.startswith(SEGMENTS)
+
+
 def files_of(out: Path) -> Iterator[str]:
     """Every file below the folder, by its path from there."""
     return (str(path.relative_to(out)) for path in sorted(out.rglob("*")) if path.is_file())
@@ -99,5 +105,5 @@ def digests(out: Path) -> dict[str, str]:
     return {
         name: hashlib.sha256((out / name).read_bytes()).hexdigest()
         for name in files_of(out)
-        if name not in KEPT and not name.endswith("_stats.json")
+        if not _is_kept(name) and not name.endswith("_stats.json")
     }

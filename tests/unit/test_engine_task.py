@@ -20,10 +20,11 @@ from penstock.engines.clusters import Dask, Ray
 from penstock.engines.entry import make_entry, outcome_of
 from penstock.engines.lots import MOST, Lot, Lots
 from penstock.engines.messages import Broken
-from penstock.engines.task import Task, lane_setup, pickled_task, private_spools, run_task, serve_task
+from penstock.engines.task import Task, lane_setup, pickled_task, run_task, serve_task
 from penstock.errors import ConfigError
 from penstock.image.work import NO_STEPS, Steps
 from penstock.records import Reason, Request, Row
+from penstock.sink.private import private_folder
 from penstock.source import open_list
 from penstock.source.staged import GROUP, stage
 
@@ -83,16 +84,16 @@ def test_spools_of_a_killed_lane_are_swept(tmp_path: Path, monkeypatch: pytest.M
     """They lie on the worker's own disk, where no run's sweep comes; those of living lanes stay."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     code = (
-        "import os, signal, tempfile, sys; from penstock.engines.task import private_spools\n"
+        "import os, signal, tempfile, sys; from penstock.sink.private import private_folder\n"
         "tempfile.tempdir = sys.argv[1]\n"
-        "with private_spools() as spools:\n"
+        "with private_folder() as spools:\n"
         "    (spools / '00000.spool').write_bytes(b'x')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)"
     )
     ran = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
     assert ran.returncode == -signal.SIGKILL
     (left,) = tmp_path.glob("penstock-*/00000.spool")
-    with private_spools() as mine, private_spools() as another:
+    with private_folder() as mine, private_folder() as another:
         assert not left.parent.exists()
         assert mine.is_dir()
         assert another.is_dir()

@@ -273,7 +273,7 @@ def test_failed_commit_is_raised_and_can_be_made_again(
         raise OutputError("the journal cannot be written")
 
     if step == "commit":
-        monkeypatch.setattr("penstock.sink.shards.place", full)
+        monkeypatch.setattr("penstock.sink.landing.place", full)
     options = {"announce": refusing} if step == "announce" else {}
     with folder.filling(**options) as filling:
         for row in list(filling.feed(placed(2))):

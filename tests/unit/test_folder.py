@@ -159,7 +159,7 @@ def test_clear_that_is_cut_short_leaves_no_shard_in_the_journal(
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     with OutputFolder(tmp_path) as folder:
-        monkeypatch.setattr("penstock.folder.remove", failing)
+        monkeypatch.setattr("penstock.folder.disk.remove", failing)
         with pytest.raises(OutputError, match=r"cannot delete 00000\.tar in"):
             folder.clear(folder.read_ledger())
     ledger = read_ledger(tmp_path)

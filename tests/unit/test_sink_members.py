@@ -9,7 +9,7 @@ import pytest
 
 from penstock.sink.base import Record
 from penstock.sink.members import members
-from penstock.sink.shards import shard_name, shard_of
+from penstock.sink.names import shard_name, shard_of
 from penstock.sink.webdataset import tar_header
 
 

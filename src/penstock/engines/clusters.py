@@ -18,6 +18,8 @@ from penstock.engines.work import Job, Summary, Watch
 from penstock.errors import ConfigError
 from penstock.folder import STAGED
 from penstock.image.work import Steps
+from penstock.location import Location
+from penstock.sink import objects
 from penstock.sink.disk import remove, writing
 from penstock.source import SourceSpec
 from penstock.source.staged import StagedRow, StagedSpec, stage
@@ -154,9 +156,8 @@ class ClusterEngine:
     def run(self, job: Job, plan: Plan, watch: Watch) -> Summary:
         """Do all the rows of the plan."""
         watch.started(self)
-        staged = job.folder / STAGED
         try:
-            source, shards = self._openable(plan, staged)
+            source, shards = self._openable(plan, job)
             task = Task(
                 lot="",
                 first=0,
@@ -164,7 +165,7 @@ class ClusterEngine:
                 source=source,
                 config=dataclasses.replace(job.config, engine="local", address=None),
                 steps=self._steps,
-                folder=job.folder.absolute(),
+                folder=str(job.folder.absolute()),
                 run_id=job.run_id,
                 cores=cores_of(job.config),
                 kept_schema=job.kept_schema,
@@ -173,27 +174,45 @@ class ClusterEngine:
             with contextlib.closing(self._choice.connect(job.config)) as cluster:
                 return run_on(cluster, task, job.store(), Lots(shards, plan.committed), watch)
         finally:
-            with writing(job.folder):
-                remove(staged)
+            _remove_staged(job.folder)
 
-    def _openable(self, plan: Plan, staged: Path) -> tuple[SourceSpec | StagedSpec, range]:
+    def _openable(self, plan: Plan, job: Job) -> tuple[SourceSpec | StagedSpec, range]:
         """How a worker opens the plan's rows, and which shards they make."""
         if plan.retry is None and plan.source.seekable:
             spec, count = plan.source.spec, plan.source.count
             assert spec is not None
             assert count is not None
             return spec, range(-(-count // plan.shard_size))
-        with writing(staged.parent.parent):
-            staged_as = stage(
-                map(self._unless_stopped, _staged_rows(plan)), staged.absolute(), first_shard=plan.first_new
-            )
+        staged_as = self._stage(plan, job)
         first = staged_as.first_shard
         return staged_as, range(first, first - (-staged_as.open().count // plan.shard_size))
+
+    def _stage(self, plan: Plan, job: Job) -> StagedSpec:
+        """Write the list down where the workers see it."""
+        folder, rows = job.folder, map(self._unless_stopped, _staged_rows(plan))
+        if isinstance(folder, Path):
+            with writing(folder):
+                return stage(rows, (folder / STAGED).absolute(), first_shard=plan.first_new)
+        assert job.work_folder is not None
+        with writing(job.work_folder):
+            staged_as = stage(rows, job.work_folder / "list.parquet", first_shard=plan.first_new)
+        with objects.storing(folder):
+            objects.put([(Path(staged_as.path), STAGED)], folder)
+        return dataclasses.replace(staged_as, path=str(folder / STAGED))
 
     def _unless_stopped(self, row: StagedRow) -> StagedRow:
         if self._stop_asked:
             raise KeyboardInterrupt
         return row
+
+
+def _remove_staged(folder: Location) -> None:
+    if isinstance(folder, Path):
+        with writing(folder):
+            remove(folder / STAGED)
+    else:
+        with objects.storing(folder):
+            objects.remove([STAGED], folder)
 
 
 def _staged_rows(plan: Plan) -> Iterator[StagedRow]:

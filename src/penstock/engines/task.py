@@ -1,24 +1,18 @@
 """A task of a cluster: a lot of shards, made by one lane inside a worker that belongs to somebody else.
 
-The shards are prepared in the output folder, which all nodes see, and adopted by the driver; the spools of open shards are
-private, on the worker's own disk.
+The shards are prepared in the output, which all nodes see, and adopted by the driver; the spools of open shards are private,
+on the worker's own disk.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
 import pickle
 import platform
-import shutil
 import sys
-import tempfile
 import threading
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from penstock.build import Setup, build_work, choose
@@ -29,19 +23,17 @@ from penstock.engines.caller import Caller, Line
 from penstock.engines.filling import Placed
 from penstock.engines.messages import Broken
 from penstock.engines.work import Job, Summary, do_work
-from penstock.errors import ConfigError, OutputError, PenstockError, WorkerError
+from penstock.errors import ConfigError, PenstockError, WorkerError
 from penstock.fetch.sharing import Sharing
-from penstock.folder import JOURNAL
+from penstock.folder import check_same_run
 from penstock.image.work import Steps
+from penstock.location import location_of
 from penstock.records import ShardReport
-from penstock.sink.disk import locked
+from penstock.sink.private import private_folder
 from penstock.source import Source, SourceSpec
 from penstock.source.staged import StagedList, StagedSpec
 
-__all__ = ["Finished", "Task", "lane_setup", "pickled_task", "private_spools", "run_task", "serve_task"]
-
-
-_SPOOLS = "penstock-lane-"
+__all__ = ["Finished", "Task", "lane_setup", "pickled_task", "run_task", "serve_task"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +49,8 @@ class Task:
     source: SourceSpec | StagedSpec
     config: RunConfig
     steps: Steps
-    folder: Path
+    folder: str
+    """The output: a path that all nodes see, or the URL of a store."""
     run_id: str
     cores: int
     """Of the worker, that the task has for itself."""
@@ -98,44 +91,26 @@ def _named(error: PenstockError) -> PenstockError:
 
 def _run(task: Task, line: Line) -> Finished:
     _limit_native_pools(task.cores)
-    _check_folder(task)
+    folder = location_of(task.folder)
+    check_same_run(folder, task.run_id)
     setup = lane_setup(task.config, task.cores, isolated=task.isolated)
     sharing = Sharing(task.config.per_host)
     config = dataclasses.replace(task.config, workers=task.cores, lanes=None)
-    with private_spools() as spools, Caller(line, task.lot, sharing) as caller:
+    with private_folder() as work, Caller(line, task.lot, sharing) as caller:
         job = Job(
             config=config,
             setup=setup,
-            folder=task.folder,
+            folder=folder,
             run_id=task.run_id,
             work=build_work(config, task.steps, as_array=config.format == "arrays"),
             kept_schema=task.kept_schema,
             parts=task.parts,
-            spools=spools,
+            work_folder=work,
+            prepares=True,
         )
         done = dict.fromkeys(caller.done, "")
         summary = do_work(job, _placed(task), caller, committed=done, sharing=sharing)
     return Finished(summary, tuple(caller.reports))
-
-
-@contextlib.contextmanager
-def private_spools() -> Iterator[Path]:
-    """A folder on this machine's own disk for as long as a lane lives; what killed lanes have left there is deleted."""
-    home = Path(tempfile.gettempdir())
-    for path in home.glob(f"{_SPOOLS}*.lock"):
-        with contextlib.suppress(OSError), path.open("rb") as lock:  # another user's, or another lane just deletes it
-            if locked(lock.fileno()):
-                shutil.rmtree(path.with_suffix(""), ignore_errors=True)
-                path.unlink()
-    spools = home / f"{_SPOOLS}{uuid.uuid4().hex[:16]}"
-    with spools.with_suffix(".lock").open("wb") as lock:
-        locked(lock.fileno())
-        try:
-            spools.mkdir(mode=0o700)
-            yield spools
-        finally:
-            shutil.rmtree(spools, ignore_errors=True)
-            spools.with_suffix(".lock").unlink(missing_ok=True)
 
 
 _opened = threading.local()
@@ -168,23 +143,6 @@ def lane_setup(config: RunConfig, cores: int, *, isolated: bool = False) -> Setu
     """
     setup = choose(dataclasses.replace(config, workers=cores), splittable=False, isolated=False)
     return dataclasses.replace(setup, crew="processes") if isolated and processes_possible() else setup
-
-
-def _check_folder(task: Task) -> None:
-    """Whether this machine sees the run's folder: the one that holds the journal of this run.
-
-    Raises:
-        OutputError: it does not.
-    """
-    try:
-        with (task.folder / JOURNAL).open("rb") as journal:
-            there = json.loads(journal.readline())["run"]["run_id"]
-    except (OSError, ValueError, KeyError) as error:
-        raise OutputError(
-            f"{task.folder} is not the folder that the driver sees ({error}); --out has to lie on storage that all nodes share"
-        ) from error
-    if there != task.run_id:
-        raise OutputError(f"{task.folder} holds another run here; --out has to lie on storage that all nodes share")
 
 
 def _limit_native_pools(cores: int) -> None:

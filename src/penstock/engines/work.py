@@ -20,6 +20,7 @@ from penstock.crew.base import Work
 from penstock.engines.filling import Filling, Placed
 from penstock.fetch.sharing import Sharing
 from penstock.flow import LaneStatistics
+from penstock.location import Location
 from penstock.records import MAX_TRACEBACKS, Kind, Settled, ShardReport
 from penstock.report.memory import resident_bytes
 from penstock.scheduling import in_no_hurry
@@ -38,7 +39,7 @@ class Job:
     config: RunConfig
     setup: Setup
     """Of all lanes."""
-    folder: Path
+    folder: Location
     run_id: str
     work: Work
     kept_schema: Any
@@ -49,8 +50,10 @@ class Job:
     """Which of the setup's lanes this is."""
     tick: float = TICK
     """Seconds between two reports of progress."""
-    spools: Path | None = None
-    """On a cluster: where the lane keeps its open shards; see `ShardStore`."""
+    work_folder: Path | None = None
+    """For what is not whole yet, where the output has no place for it; see `ShardStore`."""
+    prepares: bool = False
+    """On a cluster: shards that are whole are left for the driver to adopt."""
 
     def store(self) -> ShardStore:
         """The folder's shards."""
@@ -60,7 +63,8 @@ class Job:
             run_id=self.run_id,
             kept_schema=self.kept_schema,
             parts=self.parts,
-            spools=self.spools,
+            work_folder=self.work_folder,
+            prepares=self.prepares,
         )
 
 

@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 
 from penstock.errors import ItemError
 from penstock.records import PART, Reason, ShardReport
-from penstock.sink.shards import shard_name
+from penstock.sink.names import shard_name
 
 __all__ = ["NpyHead", "Place", "Written", "array_heads", "finder_of", "parts_of_table", "unreadable"]
 

@@ -14,18 +14,21 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
 
 from penstock.config import Format
-from penstock.errors import ItemError, SourceError
-from penstock.folder import JOURNAL, read_ledger
+from penstock.errors import ConfigError, ItemError, SourceError
+from penstock.folder import HIDDEN, JOURNAL, SEGMENTS, read_ledger
 from penstock.parts import Column, Image, Images, Part, Text, kept_columns, parse_parts, sampled
 from penstock.reading.places import Place, Written, array_heads, finder_of, parts_of_table
 from penstock.records import PART, Kind, Reason, Request, Row, ShardReport, group_of
 from penstock.sink.base import PartKind
-from penstock.sink.shards import shard_name
+from penstock.sink.names import shard_name
 from penstock.source.base import Columns
+from penstock.source.files import ENDINGS
 
 __all__ = ["ShardSource", "ShardSpec", "is_shards"]
 
@@ -36,10 +39,33 @@ _ENDINGS = {"webdataset": ".tar", "parquet": ".parquet", "files": "", "arrays": 
 
 
 def is_shards(location: Any) -> bool:
-    """Whether this is the folder of a run, and no list: a local path with a journal in it."""
+    """Whether this is the folder of a run, and no list: a local path with a journal in it, its own or one copied from a store.
+
+    Raises:
+        ConfigError: it is the output of a run in an object store.
+    """
     if not isinstance(location, str | os.PathLike):
         return False
-    return os.path.isfile(os.path.join(location, JOURNAL))  # noqa: PTH113, PTH118 - Path raises where a text is too long to be one
+    if "://" in str(location):
+        _refuse_stored_shards(str(location))
+        return False
+    # Not Path, which raises where a text is too long to be one.
+    return os.path.isfile(os.path.join(location, JOURNAL)) or os.path.isdir(os.path.join(location, SEGMENTS))  # noqa: PTH112, PTH113, PTH118
+
+
+def _refuse_stored_shards(url: str) -> None:
+    """Shards are mapped and read in pieces, which takes files; and taken for a list, their tables would be fetched again."""
+    if url.lower().endswith(ENDINGS) or url.startswith(("http:", "https:")):
+        return
+    try:
+        system, path = fsspec.core.url_to_fs(url)
+        is_run = not isinstance(system, LocalFileSystem) and system.exists(f"{path.rstrip('/')}/{HIDDEN}")
+    except Exception:  # noqa: BLE001 - whoever opens it as a list says what is wrong
+        return
+    if is_run:
+        raise ConfigError(
+            f"{url} is the output of a run; a stream reads such from a disk: copy it here first, or read its shards with webdataset"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -13,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from penstock.errors import SourceError
+from penstock.location import Location, reading
 from penstock.records import Kind, Reason, ShardReport
 
 __all__ = ["FailedRow", "ReasonGroup", "group_by_reason", "read_failures"]
@@ -56,7 +56,9 @@ class ReasonGroup:
     examples: tuple[FailedRow, ...]
 
 
-def read_failures(folder: Path, shards: Iterable[ShardReport], columns: tuple[str, ...] = ()) -> Iterator[FailedRow]:
+def read_failures(
+    folder: Location, shards: Iterable[ShardReport], columns: tuple[str, ...] = ()
+) -> Iterator[FailedRow]:
     """Each row that is still without an image, in the order of shards; a retried row counts by its last attempt.
 
     Args:
@@ -76,7 +78,7 @@ def read_failures(folder: Path, shards: Iterable[ShardReport], columns: tuple[st
                     yield row
 
 
-def _last_shard_of_retried(folder: Path, reports: list[ShardReport]) -> dict[str, int]:
+def _last_shard_of_retried(folder: Location, reports: list[ShardReport]) -> dict[str, int]:
     last: dict[str, int] = {}
     for report in reports:
         with _opened(folder, report.shard) as table:
@@ -84,7 +86,7 @@ def _last_shard_of_retried(folder: Path, reports: list[ShardReport]) -> dict[str
     return last
 
 
-def _read_table(folder: Path, shard: int, columns: tuple[str, ...]) -> Iterator[FailedRow]:
+def _read_table(folder: Location, shard: int, columns: tuple[str, ...]) -> Iterator[FailedRow]:
     with _opened(folder, shard) as table:
         for batch in table.iter_batches(batch_size=4096, columns=[*COLUMNS, *columns]):
             unwritten = batch.filter(pc.not_equal(batch.column("outcome"), Kind.WRITTEN.value))
@@ -94,11 +96,11 @@ def _read_table(folder: Path, shard: int, columns: tuple[str, ...]) -> Iterator[
 
 
 @contextlib.contextmanager
-def _opened(folder: Path, shard: int) -> Iterator[pq.ParquetFile]:
+def _opened(folder: Location, shard: int) -> Iterator[pq.ParquetFile]:
     """The table of a shard; whatever is wrong with it becomes a SourceError that names it."""
     path = folder / f"{shard:05d}.parquet"
     try:
-        with pq.ParquetFile(path) as table:
+        with reading(folder), path.open("rb") as file, pq.ParquetFile(file) as table:
             yield table
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         raise SourceError(

@@ -11,9 +11,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from io import BufferedReader
 from pathlib import Path
+from typing import cast
 
 from penstock.errors import OutputError
+from penstock.location import Location
 from penstock.records import ShardFile
 
 try:
@@ -222,7 +225,7 @@ def place(paths: list[Path], folder: Path) -> None:
         raise
 
 
-def describe(path: Path) -> ShardFile:
+def describe(path: Location) -> ShardFile:
     """Name, size and SHA-256 of a final file.
 
     A directory is one entry, so that the journal stays small: its name ends in a slash, its size is the sum over its
@@ -230,10 +233,10 @@ def describe(path: Path) -> ShardFile:
     """
     if not path.is_dir():
         with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256")
-            return ShardFile(path.name, file.tell(), digest.hexdigest())
+            digest = hashlib.file_digest(cast("BufferedReader", file), "sha256")
+            return ShardFile(path.name, file.seek(0, os.SEEK_END), digest.hexdigest())
     size, total = 0, hashlib.sha256()
-    for member in sorted(path.iterdir()):
+    for member in sorted(cast("list[Location]", list(path.iterdir())), key=lambda member: member.name):
         entry = describe(member)
         size += entry.size
         total.update(f"{entry.name} {entry.size} {entry.sha256}\n".encode())

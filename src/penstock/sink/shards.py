@@ -8,19 +8,20 @@ Where things lie, and how a row gets to its place::
     DIR/.penstock/journal.jsonl            the caller appends the report: now the shard exists
                                            the spool goes                           ShardStore.forget
 
+That is on a disk; `penstock.sink.landing` tells how shards get into an object store, whose open shards lie on this machine's disk.
+
 A process may be killed anywhere. Before the journal line the final files, if there are any, are leftovers, which `sweep`
 deletes and a commit replaces; the rows are in the spool still. After it the spool is a leftover.
 
 On a cluster nobody knows whether a worker that has fallen silent is dead: the same shard may be made twice at the same time.
-So a worker only *prepares* a shard: its spool is its own (`spools`), and the files stay where the format wrote them, under
-a name that no other attempt has. The driver, who alone writes the journal, then adopts one of the attempts
+So a worker only *prepares* a shard: its spool is in a folder of its own (`work_folder`), and the files get a name that no other
+attempt has. The driver, who alone writes the journal, then adopts one of the attempts
 (`ShardStore.adopt`) and discards the others.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,65 +31,41 @@ import pyarrow as pa
 
 from penstock.config import OutputConfig
 from penstock.errors import AccountError, ItemError
+from penstock.location import Location, location_of
 from penstock.parts import Text
 from penstock.records import Kind, Settled, ShardReport, Value
 from penstock.sink.arrays import ArraysFormat
 from penstock.sink.base import Record, ShardFormat
-from penstock.sink.disk import BLOCK, check_writable, describe, flush, place, remove, scratch, writing
+from penstock.sink.disk import BLOCK, describe, remove, writing
 from penstock.sink.files import FilesFormat
+from penstock.sink.landing import Bucket, Disk, Landing
+from penstock.sink.names import shard_name, shard_of
 from penstock.sink.parquet import ParquetFormat
 from penstock.sink.spool import Spool, kinds_of
 from penstock.sink.table import TableLayout
 from penstock.sink.tally import Tally
 from penstock.sink.webdataset import WebDatasetFormat
 
-__all__ = ["OpenShard", "ShardStore", "check_writable", "shard_name", "shard_of", "shard_of_path"]
+__all__ = ["OpenShard", "ShardStore"]
 
-_SHARD_FILE = re.compile(r"(\d{5}|[1-9]\d{5,})(_stats\.json|\.tar|\.parquet|(\.[\w.-]+)?\.npy)?", re.ASCII)
-_MEMBER_FILE = re.compile(r"\d{9,}\.", re.ASCII)
+SPOOL = ".penstock/spool"
 _NO_PARTS: Mapping[str, Any] = {}
 
 
-def shard_name(shard: int) -> str:
-    """What the files of a shard are called.
-
-    >>> shard_name(7)
-    '00007'
-    """
-    return f"{shard:05d}"
-
-
-def shard_of(name: str) -> int | None:
-    """The shard that a file in an output folder belongs to, or None if Penstock would not write such a name.
-
-    >>> shard_of("00007.tar"), shard_of("00007_stats.json"), shard_of("00007"), shard_of("00007.txt")
-    (7, 7, 7, None)
-    """
-    match = _SHARD_FILE.fullmatch(name)
-    return int(match[1]) if match else None
-
-
-def shard_of_path(path: Path) -> int | None:
-    """As `shard_of`, for something that is there: a folder of the user's that is called by a number is none of ours."""
-    shard = shard_of(path.name)
-    if path.is_dir() and not all(_MEMBER_FILE.match(member.name) for member in path.iterdir()):
-        return None
-    return shard
-
-
 class ShardStore:
-    """The shards of one output folder.
+    """The shards of one output.
 
     Different open shards may be used by different threads; each of them by one thread at a time.
 
     Args:
-        folder: the output folder.
+        folder: the output folder, or a prefix of an object store.
         config: the format, and the columns beside the image.
         run_id: identifies the input and the options; spools of another id are not used.
         kept_schema: types of the kept columns, if the source knows them; see `TableLayout`.
         parts: names of the parts that samples will have, if known; see `ParquetFormat`.
-        spools: of a worker that is not alone with the folder: where it keeps its open shards; those that are whole it
-            only prepares.
+        work_folder: one on this machine's disk for what is not whole yet. By default that lies in the output folder, so
+            that a later run can go on with it. A store has no such place: who opens shards there has to give one.
+        prepares: of a worker that is not alone with the output: leave the shards that are whole for `adopt`.
 
     Raises:
         ConfigError: a kept column, or with ``parquet`` a part, has the name of one of the table's own.
@@ -106,27 +83,25 @@ class ShardStore:
 
     def __init__(
         self,
-        folder: str | Path,
+        folder: str | Location,
         config: OutputConfig,
         *,
         run_id: str,
         kept_schema: pa.Schema | None = None,
         parts: tuple[str, ...] = (),
-        spools: Path | None = None,
+        work_folder: Path | None = None,
+        prepares: bool = False,
     ) -> None:
-        self.folder = Path(folder)
-        self.prepares = spools is not None
+        self.folder = location_of(folder)
+        self.prepares = prepares
         """Whether shards are left for `adopt`."""
-        self._spools = spools or self.folder / ".penstock" / "spool"
+        self.landing: Landing = Disk(self.folder) if isinstance(self.folder, Path) else Bucket(self.folder, work_folder)
+        on_disk = self.folder if isinstance(self.folder, Path) else None
+        self._spools = work_folder or (on_disk and on_disk / SPOOL)
         self.layout = TableLayout.of(config, kept_schema)
         self.format = _format(config, self.layout, parts)
         self._run_id = run_id
         self._made = False
-
-    @property
-    def scratch(self) -> Path:
-        """Where shards are written before they are committed."""
-        return self.folder / ".penstock" / "tmp"
 
     def open(self, shard: int) -> OpenShard:
         """Begin a shard, or go on with one that a killed run left.
@@ -135,50 +110,49 @@ class ShardStore:
             OutputError: the spool cannot be written.
         """
         path = self._spool_path(shard)
-        with writing(self.folder):
+        with writing(self.disk):
             self._make_folders()
             return OpenShard(self, shard, Spool(path, self._run_id))
+
+    @property
+    def disk(self) -> Path:
+        """The folder on this machine whose disk takes what is not whole yet."""
+        return self.folder if isinstance(self.folder, Path) else self.spools
+
+    @property
+    def spools(self) -> Path:
+        """Where open shards lie."""
+        assert self._spools is not None, "shards of an object store are opened by who has a folder to work in"
+        return self._spools
 
     def _make_folders(self) -> None:
         """Once: if they vanish later on, somebody has deleted the run, and its journal too. That is to be an error."""
         if not self._made:
-            for folder in (self._spools, self.scratch):
+            for folder in (self.spools, self.landing.scratch_folder):
                 folder.mkdir(parents=True, exist_ok=True)
             self._made = True
 
     def forget(self, shard: int) -> None:
         """Delete the spool of a shard, once its journal line is written."""
-        with writing(self.folder):
+        with writing(self.disk):
             remove(self._spool_path(shard))
 
     def adopt(self, prepared: Sequence[ShardReport]) -> list[ShardReport]:
         """Give prepared shards their final names, durably: all of them, or none. They exist once the journal has them.
 
         Raises:
-            OutputError: the disk refuses, or what was prepared is not there.
+            OutputError: the disk or the store refuses, or what was prepared is not there.
         """
-        attempts = [self._prepared(report) for report in prepared]
-        paths = [
-            attempt / file.name.rstrip("/")
-            for report, attempt in zip(prepared, attempts, strict=True)
-            for file in report.files
-        ]
-        with writing(self.folder, what="give shards their names in"):
-            place(paths, self.folder)
-            for attempt in attempts:
-                remove(attempt)
+        assert all(report.attempt for report in prepared), "or the folder of all attempts would be taken for one"
+        self.landing.adopt(prepared)
         return [dataclasses.replace(report, attempt="") for report in prepared]
 
     def discard(self, prepared: ShardReport) -> None:
         """Delete a prepared shard that nobody needs: another attempt at it was adopted."""
-        with writing(self.folder):
-            remove(self._prepared(prepared))
+        assert prepared.attempt, "or the folder of all attempts would be taken for one"
+        self.landing.discard(prepared.attempt)
 
-    def _prepared(self, report: ShardReport) -> Path:
-        assert report.attempt, "or the folder of all attempts would be taken for one"
-        return self.scratch / report.attempt
-
-    def sweep(self, committed: Collection[int], *, spools: bool = False) -> None:
+    def sweep(self, committed: Collection[int], *, spools: bool = False, strays: bool = True) -> None:
         """Delete what a killed run left: half-written shards, spools of committed ones, final files of others.
 
         Files that Penstock would not write are left alone.
@@ -186,22 +160,21 @@ class ShardStore:
         Args:
             committed: the shards that are in the journal.
             spools: delete the spools of the others, too: their rows will be others now.
+            strays: there may be final files that no shard to come will replace. A store is not searched without.
         """
         self._made = False
-        with writing(self.folder):
-            remove(self.scratch)
-            if spools:
-                remove(self._spools)
-            for path in self._spools.glob("*.spool"):
-                if shard_of(path.stem) in committed:
-                    remove(path)
-            for path in self.folder.iterdir():
-                shard = shard_of_path(path)
-                if shard is not None and shard not in committed:
+        if self._spools is not None:
+            self._sweep_spools(self._spools, committed, others=spools)
+        self.landing.sweep(committed, strays=strays)
+
+    def _sweep_spools(self, folder: Path, committed: Collection[int], *, others: bool) -> None:
+        with writing(self.disk):
+            for path in folder.glob("*.spool"):
+                if others or shard_of(path.stem) in committed:
                     remove(path)
 
     def _spool_path(self, shard: int) -> Path:
-        return self._spools / f"{shard_name(shard)}.spool"
+        return self.spools / f"{shard_name(shard)}.spool"
 
 
 def _format(config: OutputConfig, layout: TableLayout, parts: tuple[str, ...]) -> ShardFormat:
@@ -258,7 +231,7 @@ class OpenShard:
         if sample is not None:
             self._store.format.check(kinds)
         meta = self._store.layout.row(settled)
-        with writing(self._store.folder, needed=max(BLOCK, sample.nbytes if sample else 0)):
+        with writing(self._store.disk, needed=max(BLOCK, sample.nbytes if sample else 0)):
             self._spool.add(index, (outcome.size, meta), parts, kinds)
         self._tally.add(meta, outcome.size)
 
@@ -280,18 +253,19 @@ class OpenShard:
         if not settled or settled != (settled if rows is None else rows):
             raise AccountError(f"shard {self.shard} has {settled} settled rows of {rows or 'none'}")
         store, name = self._store, shard_name(self.shard)
-        keep = store.prepares
-        with writing(store.folder, needed=self._spool.size), scratch(store.scratch, f"{name}-", keep=keep) as folder:
+        landing, prepare = store.landing, store.prepares
+        with (
+            writing(store.disk, needed=self._spool.size),
+            landing.scratch(f"{name}-", prepare=prepare) as folder,
+        ):
             paths = store.format.write(_SpooledRows(self._spool, store.layout, self._tally), folder, name)
             paths.append(folder / f"{name}_stats.json")
             self._tally.write(paths[-1], self._started, time.time())
             files = tuple(describe(path) for path in paths)
-            flush(paths)
-            if not keep:
-                place(paths, store.folder)
+            landing.land(paths, prepare=prepare)
         self.close()
         report = self._tally.report(self.shard, self._spool.indices, files)
-        return dataclasses.replace(report, attempt=folder.name) if keep else report
+        return dataclasses.replace(report, attempt=folder.name) if prepare else report
 
     def close(self) -> None:
         """Stop here; without a commit the rows stay in the spool for the next run. May be called twice.
@@ -299,7 +273,7 @@ class OpenShard:
         Raises:
             OutputError: the disk refuses to close the spool.
         """
-        with writing(self._store.folder):
+        with writing(self._store.disk):
             self._spool.close()
 
 

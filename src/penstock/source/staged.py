@@ -8,6 +8,7 @@ row, in row groups that are small beside a shard.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -63,6 +65,7 @@ class StagedSpec:
     """Where a staged list is."""
 
     path: str
+    """On a disk that all nodes see, or a store's URL."""
     first_shard: int
 
     def open(self) -> StagedList:
@@ -76,9 +79,16 @@ class StagedList:
     def __init__(self, spec: StagedSpec) -> None:
         self.spec = spec
         self.first_shard = spec.first_shard
-        metadata = pq.read_metadata(spec.path)
+        with self._opened() as table:
+            metadata = table.metadata
         self.count: int = metadata.num_rows
         self._groups = [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[pq.ParquetFile]:
+        system, path = fsspec.core.url_to_fs(self.spec.path)
+        with system.open(path, "rb") as file, pq.ParquetFile(file) as table:
+            yield table
 
     def rows(self, start: int, stop: int) -> Iterator[StagedRow]:
         """The rows from position `start` up to, and without, `stop`, as they were staged."""
@@ -88,7 +98,7 @@ class StagedList:
         return map(_row, map(json.loads, itertools.islice(texts, max(0, stop - start))))
 
     def _texts(self, first_group: int) -> Iterator[str]:
-        with pq.ParquetFile(self.spec.path) as table:
+        with self._opened() as table:
             for group in range(first_group, len(self._groups)):
                 yield from table.read_row_group(group, use_threads=False).column(0).to_pylist()
 

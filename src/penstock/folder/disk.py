@@ -1,4 +1,4 @@
-"""The output folder as a run sees it: its lock, its journal, its report.
+"""The output folder on a disk as a run sees it: its lock, its journal, its report.
 
 ::
 
@@ -13,35 +13,26 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from penstock.errors import OutputRefusedError, SourceError
+from penstock.errors import OutputRefusedError
+from penstock.folder.base import DUPLICATES, HIDDEN, JOURNAL, LOCK, REPORT, STAGED, json_line, refusal_of_foreign
+from penstock.folder.journal import replay_file
 from penstock.ledger import Ledger
 from penstock.records import ShardReport
-from penstock.report.report import Report
-from penstock.sink.disk import BLOCK, locked, remove, sync, writing
+from penstock.sink.disk import BLOCK, check_writable, locked, remove, sync, writing
+from penstock.sink.landing import SCRATCH
+from penstock.sink.shards import SPOOL
 
-__all__ = ["HIDDEN", "OutputFolder", "read_ledger", "read_report", "stored_report"]
-
-HIDDEN = ".penstock"
-JOURNAL = f"{HIDDEN}/journal.jsonl"
-LOCK = f"{HIDDEN}/lock"
-DUPLICATES = f"{HIDDEN}/duplicates.npy"
-STAGED = f"{HIDDEN}/list.parquet"
-"""The list, for workers on other machines."""
-SPOOL = f"{HIDDEN}/spool"
-SCRATCH = f"{HIDDEN}/tmp"  # noqa: S108 - below our own folder
-REPORT = "report.json"
+__all__ = ["OutputFolder"]
 
 
 class OutputFolder:
@@ -58,6 +49,8 @@ class OutputFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.work_folder: Path | None = None
+        """Work in progress has its place inside the folder."""
         self._lock: int | None = None
         self._journal_size: int | None = None
         """Bytes of the journal's whole lines; None before they are read, or the first one is written."""
@@ -93,10 +86,7 @@ class OutputFolder:
             raise OutputRefusedError(f"{self.path} is a file; --out takes a folder")
         foreign = sorted(entry.name for entry in self.path.iterdir() if not entry.name.startswith(HIDDEN))
         if foreign:
-            more = "" if len(foreign) <= 3 else f" and {len(foreign) - 3} more"
-            raise OutputRefusedError(
-                f"{self.path} holds files that are not Penstock's ({', '.join(foreign[:3])}{more}); give an empty folder"
-            )
+            raise refusal_of_foreign(self.path, foreign)
 
     def _take_lock(self, descriptor: int) -> None:
         free = locked(descriptor)
@@ -115,7 +105,7 @@ class OutputFolder:
         if not journal.exists():
             return Ledger()
         with writing(self.path, what="read the journal of"):
-            ledger, self._journal_size = _replay(journal)
+            ledger, self._journal_size = replay_file(journal)
             if self._journal_size < journal.stat().st_size:
                 os.truncate(journal, self._journal_size)
         return ledger
@@ -126,7 +116,7 @@ class OutputFolder:
         Raises:
             OutputError: among others, when somebody has deleted the journal since it was read.
         """
-        lines = b"".join(_json(entry, separators=(",", ":")) for entry in entries)
+        lines = b"".join(json_line(entry) for entry in entries)
         with writing(self.path, max(BLOCK, len(lines)), "write the journal of"), self._open_journal() as journal:
             before = journal.tell()
             try:
@@ -158,9 +148,13 @@ class OutputFolder:
             raise
         return journal
 
+    def check_writable(self) -> None:
+        """Try all that a commit will want later."""
+        check_writable(self.path)
+
     def write_report(self, report: Mapping[str, Any]) -> None:
         """Replace ``report.json`` in one step."""
-        temporary, data = self.path / HIDDEN / REPORT, _json(report, indent=2)
+        temporary, data = self.path / HIDDEN / REPORT, json_line(report, indent=2)
         with writing(self.path, max(BLOCK, len(data)), f"write {REPORT} into"):
             temporary.write_bytes(data)
             temporary.replace(self.path / REPORT)
@@ -205,71 +199,3 @@ class OutputFolder:
     def _remove(self, name: str) -> None:
         with writing(self.path, what=f"delete {name} in"):
             remove(self.path / name)
-
-
-def _json(value: Mapping[str, Any], **layout: Any) -> bytes:
-    """One line feed at its end. ASCII, since the names of files may hold bytes that are no UTF-8."""
-    return json.dumps(value, **layout).encode("ascii") + b"\n"
-
-
-def _replay(journal: Path) -> tuple[Ledger, int]:
-    """The ledger, and the bytes of the journal's whole lines. Memory stays flat, however long the journal is."""
-    size = 0
-
-    def whole_lines(file: BinaryIO) -> Iterator[str]:
-        nonlocal size
-        for line in file:
-            if line.endswith(b"\n"):
-                size += len(line)
-                yield line.decode()
-
-    try:
-        with journal.open("rb") as file:
-            return Ledger.replay(whole_lines(file)), size
-    except (ValueError, KeyError, TypeError) as error:
-        raise OutputRefusedError(
-            f"{journal} is damaged ({error}); restore it, or start anew in another folder"
-        ) from error
-
-
-def read_ledger(path: Path) -> Ledger:
-    """The ledger of a folder that some run has written, without touching it.
-
-    Raises:
-        SourceError: there is no such run.
-        OutputRefusedError: its journal is damaged.
-    """
-    journal = path / JOURNAL
-    try:
-        return _replay(journal)[0]
-    except OSError as error:
-        raise SourceError(f"{path} is not the output of a run: it has no {JOURNAL} ({error.strerror})") from error
-
-
-def read_report(path: Path) -> Report | None:
-    """``report.json`` as it is; None if it is missing or damaged."""
-    try:
-        return Report.from_dict(json.loads((path / REPORT).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, AttributeError):
-        return None
-
-
-def stored_report(path: Path) -> Report:
-    """The report of a folder: ``report.json``, or what the journal tells of a run that has not come to its end.
-
-    Raises:
-        SourceError: no run has written there.
-    """
-    ledger = read_ledger(path)
-    stored = read_report(path) or Report(verdict="unknown: the run was cut off")
-    account = ledger.account
-    finished = ledger.finished_rows is not None
-    waiting = 0 if finished else stored.rows_waiting
-    return dataclasses.replace(
-        stored.with_account(account),
-        folder=str(path),
-        finished=finished,
-        rows_before=min(stored.rows_before, account.rows + waiting),
-        rows_waiting=waiting,
-        shards=len(ledger.shards),
-    )
