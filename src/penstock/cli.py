@@ -186,7 +186,7 @@ def failures(
     from penstock.report.text import render_failures
 
     location = location_of(folder)
-    rows = read_failures(location, read_ledger(location).shards.values())
+    rows = read_failures(location, read_ledger(location).shards)
     if csv:
         _write_csv(rows)
     elif json:

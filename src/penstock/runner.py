@@ -226,9 +226,8 @@ class Run(Watch):
             later = self._do_retries(job)
             summary = later if summary is None else summary.followed_by(later)
         if summary is not None and summary.complete:
-            job.store().sweep(
-                self._ledger.shards, strays=retries
-            )  # a lane that died may have left its work in progress
+            # A lane that died may have left its work in progress.
+            job.store().sweep(self._ledger.shards, strays=retries)
         return summary
 
     def _prepare(self) -> Job:
@@ -326,20 +325,20 @@ class Run(Watch):
     def _do_retries(self, job: Job) -> Summary:
         """The failed rows that are worth it, into new shards."""
         job.store().sweep(self._ledger.shards, spools=True, strays=False)  # which rows they held may have changed since
-        retry = self._failed_rows(list(self._ledger.shards.values()), self._ledger.next_shard)
+        retry = self._failed_rows(self._ledger.next_shard)
         plan = Plan(self.source, self.config.shard_size, {}, retry=retry, first_new=self._ledger.next_shard)
         summary = self._run(job, plan)
         self._ledger.account.check(self._ledger.finished_rows)
         return summary
 
-    def _failed_rows(self, shards: list[ShardReport], first_shard: int) -> Iterator[Placed]:
-        """Rows whose reason may have passed, read from the tables of `shards`, for new shards from `first_shard` on."""
+    def _failed_rows(self, first_shard: int) -> Iterator[Placed]:
+        """Rows whose reason may have passed, read from the tables of the shards that exist, for those from `first_shard` on."""
         from penstock.report.failures import read_failures
 
         config = self.config
         added = [name for name, asked in (("caption", config.caption_column), ("parts", config.parts)) if asked]
         columns = (*added, *config.kept_columns)
-        failures = read_failures(self.out, shards, columns)
+        failures = read_failures(self.out, self._ledger.shards, columns)
         worth = (row for row in failures if row.worth_retrying)
         for position, failed in enumerate(worth):
             fields = dict(failed.fields)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import itertools
+import operator
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,7 +51,7 @@ def verify(folder: str | Location, *, quick: bool = False) -> list[Problem]:
         SourceError: the folder is not the output of a run.
     """
     location = location_of(folder)
-    shards = read_ledger(location).reports
+    shards = read_ledger(location).shards
     with reading(location):
         return list(_problems(location, shards, quick=quick))
 
@@ -66,9 +68,9 @@ def shard_problems(folder: Location, report: ShardReport) -> list[Problem]:
     return [Problem(name, what) for name, what in differences if what]
 
 
-def _problems(folder: Location, shards: list[ShardReport], *, quick: bool) -> Iterator[Problem]:
+def _problems(folder: Location, shards: Mapping[int, ShardReport], *, quick: bool) -> Iterator[Problem]:
     seen = _Rows()
-    for report in shards:
+    for report in map(shards.__getitem__, sorted(shards)):  # one by one, for the ledger keeps them packed
         damaged = [problem for file in report.files if (problem := _file_problem(folder, file, quick=quick))]
         yield from damaged
         if not damaged:
@@ -178,10 +180,10 @@ def _key_problem(names: Iterable[str], written: npt.NDArray[np.int64]) -> Iterat
         yield f"holds other samples than the table says: {len(different)} differ, the first is {min(different):09d}"
 
 
-def _leftovers(folder: Location, shards: list[ShardReport]) -> Iterator[Problem]:
-    known = {file.name.rstrip("/") for report in shards for file in report.files}
-    for name, _ in shards_in(folder):
-        if name not in known:
+def _leftovers(folder: Location, shards: Mapping[int, ShardReport]) -> Iterator[Problem]:
+    for number, named in itertools.groupby(shards_in(folder), key=operator.itemgetter(1)):
+        known = {file.name.rstrip("/") for file in shards[number].files} if number in shards else set()
+        for name in (name for name, _ in named if name not in known):
             yield Problem(name, "belongs to no committed shard; the next run deletes it")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -216,9 +217,13 @@ def shards(tmp_path: Path) -> list[ShardReport]:
     ]
 
 
+def by_number(shards: Iterable[ShardReport]) -> dict[int, ShardReport]:
+    return {report.shard: report for report in shards}
+
+
 def test_retried_rows_count_by_their_last_attempt(tmp_path: Path, shards: list[ShardReport]) -> None:
     """A row that failed twice is one failure, with its last reason; one that was written the second time is none."""
-    rows = list(read_failures(tmp_path, reversed(shards), ("caption",)))
+    rows = list(read_failures(tmp_path, by_number(reversed(shards)), ("caption",)))
     assert [(row.index, row.reason) for row in rows] == [(1, "http.gone"), (3, "connect.refused")]
     assert (rows[0].url, rows[0].error_message, rows[0].attempts, rows[0].fields) == (
         "http://a/1",
@@ -235,7 +240,7 @@ def test_failures_without_their_table(tmp_path: Path, shards: list[ShardReport])
     """A missing table is named, with what helps."""
     (tmp_path / "00000.parquet").unlink()
     with pytest.raises(SourceError, match=r"00000\.parquet.*penstock verify"):
-        list(read_failures(tmp_path, shards))
+        list(read_failures(tmp_path, by_number(shards)))
 
 
 @pytest.mark.parametrize("place", [4, -200])
@@ -246,7 +251,7 @@ def test_failures_of_a_damaged_table(tmp_path: Path, shards: list[ShardReport], 
     data[place : place + 150] = bytes(150)
     path.write_bytes(data)
     with pytest.raises(SourceError, match=r"00000\.parquet"):
-        list(read_failures(tmp_path, shards))
+        list(read_failures(tmp_path, by_number(shards)))
 
 
 @pytest.mark.parametrize(

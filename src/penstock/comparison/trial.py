@@ -64,7 +64,7 @@ def run_trial(task: Task) -> Measured:
     own_now, children_now = cpu_seconds()
     own_used = own_now - own
     trial = _trial(report, watch, wall, (own_used, own_used + children_now - children))
-    return Measured(trial, tuple(read_failures(task.folder, read_ledger(task.folder).shards.values())))
+    return Measured(trial, tuple(read_failures(task.folder, read_ledger(task.folder).shards)))
 
 
 def _load_libraries() -> None:

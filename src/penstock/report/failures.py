@@ -57,32 +57,32 @@ class ReasonGroup:
 
 
 def read_failures(
-    folder: Location, shards: Iterable[ShardReport], columns: tuple[str, ...] = ()
+    folder: Location, shards: Mapping[int, ShardReport], columns: tuple[str, ...] = ()
 ) -> Iterator[FailedRow]:
     """Each row that is still without an image, in the order of shards; a retried row counts by its last attempt.
 
     Args:
         folder: the run's folder.
-        shards: its committed shards, by number.
+        shards: its committed shards, by number; looked at one after the other, for the ledger keeps them packed.
         columns: further columns to read.
 
     Raises:
         SourceError: a shard's table is missing or damaged.
     """
-    reports = sorted(shards, key=lambda report: report.shard)
-    later = _last_shard_of_retried(folder, [report for report in reports if report.retried])
-    for report in reports:
+    numbers = sorted(shards)
+    later = _last_shard_of_retried(folder, (number for number in numbers if shards[number].retried))
+    for report in map(shards.__getitem__, numbers):
         if report.failed or report.skipped:
             for row in _read_table(folder, report.shard, columns):
                 if later.get(row.key, report.shard) == report.shard:
                     yield row
 
 
-def _last_shard_of_retried(folder: Location, reports: list[ShardReport]) -> dict[str, int]:
+def _last_shard_of_retried(folder: Location, numbers: Iterable[int]) -> dict[str, int]:
     last: dict[str, int] = {}
-    for report in reports:
-        with _opened(folder, report.shard) as table:
-            last |= dict.fromkeys(table.read(columns=["key"]).column("key").to_pylist(), report.shard)
+    for number in numbers:
+        with _opened(folder, number) as table:
+            last |= dict.fromkeys(table.read(columns=["key"]).column("key").to_pylist(), number)
     return last
 
 
