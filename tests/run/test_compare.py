@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import penstock
 from penstock.cli import main
+from penstock.comparison import probe
 from penstock.comparison.bench import Bench
 from penstock.comparison.compare import Comparing
 from penstock.comparison.results import Bound
 from penstock.config import STRATEGIES, CompareConfig, available_cores
 from penstock.crew.choose import gil_enabled
 from penstock.errors import ConfigError, OutputError, SourceError
-from penstock.records import Request, Row
+from penstock.image.work import TransformWork
+from penstock.records import Fetched, Request, Row
 from penstock.testing.server import ImageServer
 from run.transforms import hang_on_the_third, kill_on_the_seventh, length_head_and_name, only_in_a_worker_process
 
@@ -30,6 +34,8 @@ Compare = Callable[..., penstock.Comparison]
 
 QUICK = {"size": 32, "per_host": 64, "workers": 1, "runs": 1, "allow_network": ("127.0.0.0/8",), "timeout": 10}
 FLAGS = ["--size", "32", "--per-host", "64", "--workers", "1", "--runs", "1", "--allow-network", "127.0.0.0/8"]
+
+ROW = Row(0, (Request("image", "http://a/b"),))
 
 several_cores = pytest.mark.skipif(available_cores() < 2, reason="on one core nothing runs side by side")
 
@@ -191,6 +197,49 @@ def test_bound_of_a_workload_that_is_made_for_it(workload: str, tmp_path: Path) 
     assert comparison.judgement.bound is BOUNDS[workload], comparison.judgement.evidence
 
 
+SHARED, APART = (100.0, 104.0), (100.0, 190.0)
+"""Images a second of one thread and of two: where they have one core between them, and where each has its own."""
+
+
+def rounds(*native: probe.Rates, work: probe.Rates) -> Iterator[probe.Rates]:
+    """What a probe measures in so many rounds, at an hour in which the machine is what the native code shows."""
+    return itertools.chain.from_iterable((SHARED if rates is SHARED else work, rates) for rates in native)
+
+
+@pytest.mark.parametrize(
+    ("measured", "released"),
+    [
+        (rounds(*[APART] * 5, work=SHARED), False),
+        (rounds(*[SHARED] * 5, *[APART] * 3, work=SHARED), False),
+        (rounds(*[SHARED] * 5, *[APART] * 3, work=APART), True),
+        (rounds(SHARED, APART, SHARED, APART, SHARED, APART, work=APART), True),
+    ],
+    ids=["quiet machine", "busy at first, held", "busy at first, released", "busy by turns"],
+)
+def test_rounds_without_two_cores_do_not_count(
+    monkeypatch: pytest.MonkeyPatch, measured: Iterator[probe.Rates], released: bool
+) -> None:
+    """While a virtual machine lacks its host's cores nothing gains by a second thread: the probe goes on until it has them."""
+    monkeypatch.setattr(probe, "available_cores", lambda: 2)
+    monkeypatch.setattr(probe, "_both_rates", lambda *_: next(measured))
+    found = probe.probe_gil(TransformWork(length_head_and_name), [(ROW, (Fetched("image", b"bytes", 200, 1, 0.1),))])
+    assert found is not None
+    assert (found.released, found.reference) == (released, 1.9)
+    assert next(measured, None) is None
+
+
+def test_cores_that_stay_shared_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two rounds by chance are no answer, and neither is waiting for ever."""
+    measured = itertools.chain(rounds(APART, APART, work=SHARED), rounds(*[SHARED] * 1000, work=SHARED))
+    seconds = itertools.count(0.0, 0.8)
+    monkeypatch.setattr(probe, "available_cores", lambda: 2)
+    monkeypatch.setattr(probe, "_both_rates", lambda *_: next(measured))
+    monkeypatch.setattr(probe, "time", SimpleNamespace(perf_counter=lambda: next(seconds)))
+    work = TransformWork(length_head_and_name)
+    assert probe.probe_gil(work, [(ROW, (Fetched("image", b"bytes", 200, 1, 0.1),))]) is None
+    assert next(seconds) < 2 * probe.LAST_PATIENCE
+
+
 @several_cores
 @pytest.mark.slow
 @pytest.mark.skipif(not gil_enabled(), reason="without the GIL threads run Python code side by side")
@@ -246,7 +295,7 @@ def test_what_belongs_on_the_line_to_paste(urls: list[str], tmp_path: Path) -> N
 def test_interpreter_without_a_gil_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The picture is another one there, so it is said; elsewhere it is not."""
     comparing = Comparing(None, CompareConfig(count=1), {})
-    bench = Bench(tmp_path, [Row(0, (Request("image", "http://a/b"),))], penstock.RunConfig(), None)
+    bench = Bench(tmp_path, [ROW], penstock.RunConfig(), None)
     for enabled in (True, False):
         monkeypatch.setattr("penstock.comparison.compare.gil_enabled", lambda enabled=enabled: enabled)
         assert any("no GIL" in note for note in comparing._notes(bench, [], [])) is not enabled
