@@ -86,7 +86,7 @@ def choose(
 
     Where processes are impossible, threads stand in for them. ``auto`` takes worker processes, since isolation costs
     nothing, unless the interpreter has no GIL, where threads are simply better; and more lanes where one event loop would
-    be full. There are never more lanes than workers, nor more than ``--per-host`` allows each a connection to a host.
+    be full. There are never more lanes than workers, nor more than connections.
 
     Args:
         config: the options.
@@ -96,7 +96,7 @@ def choose(
     """
     workers = config.workers or cores or available_cores()
     lanes = config.lanes or (math.ceil(workers / CORES_PER_LANE) if config.strategy == "auto" else 1)
-    lanes = min(lanes, workers, config.per_host, config.connections) if splittable else 1
+    lanes = min(lanes, workers, config.connections) if splittable else 1
     isolated = processes_possible() if isolated is None else isolated
     match config.strategy:
         case "processes" if isolated:
@@ -221,8 +221,14 @@ def build_lane(
 
 
 def _fetch_share(config: FetchConfig, lanes: int, *, shared: bool) -> FetchConfig:
-    """One lane's part of the connections; together the lanes keep to the limits that the user gave."""
-    per_host = config.per_host if shared else config.per_host // lanes
+    """One lane's part of the connections; together the lanes keep to the limits that the user gave.
+
+    Args:
+        config: the options.
+        lanes: how many there are.
+        shared: a coordinator hands out host slots, of which a lane may get all.
+    """
+    per_host = config.per_host if shared else max(1, config.per_host // lanes)
     return dataclasses.replace(config, connections=config.connections // lanes, per_host=per_host)
 
 

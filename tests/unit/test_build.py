@@ -97,9 +97,10 @@ def test_workers_that_cannot_be_divided() -> None:
     assert [chosen.workers_of(lane) for lane in range(3)] == [3, 3, 2]
 
 
-def test_no_more_lanes_than_connections_to_a_host() -> None:
-    """Each lane needs a connection of its own, and together they keep to --per-host."""
-    assert setup("asyncio", cores=8, lanes=8, per_host=2).lanes == 2
+def test_no_more_lanes_than_connections() -> None:
+    """Each lane needs one of its own. Those to a host they share, so that even one is enough for all."""
+    assert setup("asyncio", cores=8, lanes=8, connections=2).lanes == 2
+    assert setup("asyncio", cores=8, lanes=8, per_host=1).lanes == 8
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,13 @@ from typing import NoReturn
 from penstock.crew.lifetime import die_with_parent, leave_signals_to_parent
 from penstock.crew.script import load_job
 from penstock.engines.base import Plan
+from penstock.engines.caller import Caller
 from penstock.engines.filling import Placed
+from penstock.engines.hub import Reply, Word
 from penstock.engines.messages import Broken, Committed, Ended, Lot, Shard, Start, Stop, Tick, Want
 from penstock.engines.work import Job, Progress, Stoppable, Summary, Watch, do_work
 from penstock.errors import PenstockError
+from penstock.fetch.sharing import Sharing
 from penstock.flow import LaneStatistics
 from penstock.records import ShardReport
 
@@ -44,7 +47,12 @@ def _work(parent: _Parent, start: Start) -> Summary:
     job: Job = load_job(start.job, start.script, "a lane process", ", or give --lanes 1")
     plan = Plan(start.source.open(), job.config.shard_size, start.committed)
     parent.listen()
-    return do_work(job, _placed(parent, plan), parent, committed=start.committed)
+    placed = _placed(parent, plan)
+    if job.setup.fetch == "worker":  # each worker downloads for itself, one row at a time, and has no slots to ask for
+        return do_work(job, placed, parent, committed=start.committed)
+    sharing = Sharing(job.config.per_host)
+    with Caller(parent, "", sharing):
+        return do_work(job, placed, parent, committed=start.committed, sharing=sharing)
 
 
 def _placed(parent: _Parent, plan: Plan) -> Iterator[Placed]:
@@ -66,6 +74,7 @@ class _Parent(Watch):
         self._sending = threading.Lock()
         self._lots: queue.SimpleQueue[Lot | None] = queue.SimpleQueue()
         self._committed: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
         self._lane: Stoppable | None = None
         self._stop_asked = False
 
@@ -90,6 +99,8 @@ class _Parent(Watch):
             match self.receive():
                 case Committed(shard):
                     self._committed.put(shard)
+                case Reply() as reply:
+                    self._replies.put(reply)
                 case Stop():
                     self._stop()
                 case Lot() | None as lot:
@@ -103,6 +114,14 @@ class _Parent(Watch):
     def next_lot(self, *, ended: bool) -> Lot | None:
         self.send(Want(ended))
         return self._lots.get()
+
+    def exchange(self, word: Word) -> Reply:
+        """Ask for host slots, as a `penstock.engines.caller.Line`; a parent that does not answer is gone, and so is this."""
+        self.send(word)
+        return self._replies.get()
+
+    def leave(self, _lane: str) -> None:
+        """The parent knows by the end of this process."""
 
     def started(self, lane: Stoppable) -> None:
         self._lane = lane
