@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock.engines.caller import Caller
+from penstock.engines.caller import Caller, UnansweredError
 from penstock.engines.hub import DRIVER_GRACE, LANE_GRACE, Hub, Reply, Word
 from penstock.engines.work import Progress
 from penstock.fetch.policy.shares import Need
@@ -100,6 +100,8 @@ class FakeLine:
     def __init__(self) -> None:
         self.hub = Hub(4, now=0)
         self.cut = False
+        self.slow = 0
+        """Words to come that will not be answered in time."""
         self.words: list[Word] = []
         self.left: list[str] = []
         self.said = threading.Condition()
@@ -110,6 +112,9 @@ class FakeLine:
             self.said.notify_all()
             if self.cut:
                 raise ConnectionError("cut")
+            if self.slow:
+                self.slow -= 1
+                raise UnansweredError("slow")
             return self.hub.exchange(word, now=1.0)
 
     def leave(self, lane: str) -> None:
@@ -162,6 +167,20 @@ def test_without_contact_nothing_starts_and_then_all_is_said_anew(line: FakeLine
     assert any(word.anew and "a" in word.needs for word in line.words)
     turns = [word.turn for word in line.words]
     assert turns == sorted(turns)
+
+
+def test_a_hub_that_is_slow_at_first_is_asked_again(line: FakeLine) -> None:
+    line.slow = 2
+    with Caller(line, "lot", None) as caller:
+        assert not caller.stopped
+    assert line.slow == 0
+
+
+def test_a_hub_that_cannot_be_reached_is_not_waited_for(line: FakeLine) -> None:
+    line.cut = True
+    with pytest.raises(ConnectionError), Caller(line, "lot", None):
+        pass
+    assert len(line.words) == 1
 
 
 def test_a_lane_is_stopped_by_the_hub(line: FakeLine) -> None:

@@ -1,4 +1,4 @@
-"""A lane's end of its line to the hub: it talks to it from a thread of its own."""
+"""A lane's end of its line to the hub, or to its parent on this machine: it talks from a thread of its own."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ from penstock.fetch.sharing import Sharing
 from penstock.flow import LaneStatistics
 from penstock.records import ShardReport
 
-__all__ = ["Caller", "Line"]
+__all__ = ["Caller", "Line", "UnansweredError"]
 
-BREATH = 0.05
-"""Seconds between two words at least, however much a lane needs; a tenth of the interval where that is longer."""
+BREATH = 0.1
+"""Of the interval between two words: the pause that a lane makes after each, however much it needs."""
+
+
+class UnansweredError(ConnectionError):
+    """The other end has not answered in time, and may be alive."""
 
 
 class Line(Protocol):
@@ -27,6 +31,7 @@ class Line(Protocol):
         """One round trip.
 
         Raises:
+            UnansweredError: nobody has answered in time.
             ConnectionError: it could not be made, or nobody knows whether it was.
         """
         ...
@@ -62,7 +67,7 @@ class Caller(Watch):
         self._closing = False
         self._urgent = threading.Event() if sharing is None else sharing.wanted
         self._heard = time.monotonic()
-        self._breath = BREATH
+        self._interval = LEAST_INTERVAL
         self._thread = threading.Thread(target=self._talk, name="penstock-caller", daemon=True)
         self.reports: list[ShardReport] = []
         """All shards that the lane has prepared."""
@@ -72,7 +77,7 @@ class Caller(Watch):
         """Shards of the lot that need not be made."""
 
     def __enter__(self) -> Self:
-        reply = self._line.exchange(Word(self._name, self._lot, anew=True))
+        reply = self._greet()
         self._follow(reply)
         self.done = reply.done
         self._anew = False
@@ -86,6 +91,15 @@ class Caller(Watch):
         self._urgent.set()
         self._thread.join()
         self._line.leave(self._name)
+
+    def _greet(self) -> Reply:
+        """The first word. A hub that many lanes speak to at once, on a busy machine, may take long to answer."""
+        while True:
+            try:
+                return self._line.exchange(Word(self._name, self._lot, anew=True))
+            except UnansweredError:
+                if time.monotonic() - self._heard > DRIVER_GRACE:
+                    raise
 
     def started(self, lane: Stoppable) -> None:
         """Keep what can be stopped."""
@@ -105,17 +119,16 @@ class Caller(Watch):
             self._tick = progress.plus(Progress()), statistics  # a copy: the lane goes on counting
 
     def _talk(self) -> None:
-        interval = LEAST_INTERVAL
         while not self._closing:
-            self._urgent.wait(interval)
+            self._urgent.wait(self._interval)
             self._urgent.clear()
             try:
-                interval = self._exchange()
+                self._exchange()
             except ConnectionError:
                 self._lose_contact()
-            time.sleep(self._breath)
+            time.sleep(BREATH * self._interval)
 
-    def _exchange(self) -> float:
+    def _exchange(self) -> None:
         with self._lock:
             reports, self._untold = self._untold, []
             tick, self._tick = self._tick, None
@@ -131,11 +144,10 @@ class Caller(Watch):
             raise
         self._anew = False
         self._follow(reply)
-        self._breath = max(BREATH, reply.interval / 10)
-        return reply.interval
 
     def _follow(self, reply: Reply) -> None:
         self._heard = time.monotonic()
+        self._interval = reply.interval
         if reply.forget or reply.stop:
             self._give_up_slots()
         elif self._sharing is not None:

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from penstock.config import available_cores
+from penstock.engines.caller import UnansweredError
 from penstock.engines.driver import Ending
 from penstock.engines.entry import make_entry, outcome_of
 from penstock.engines.hub import PATIENCE, Hub, News, Reply, Word
@@ -84,6 +85,8 @@ class _Line:
             answer = sync(
                 self._worker.loop, partial(asking, what=what, given=pickle.dumps(given)), callback_timeout=PATIENCE
             )
+        except TimeoutError as error:
+            raise UnansweredError(f"no answer within {PATIENCE:.0f} s") from error
         except Exception as error:  # a dozen kinds, of tornado, asyncio and distributed
             raise ConnectionError(repr(error)) from error
         return pickle.loads(answer)  # noqa: S301 - by our own plugin

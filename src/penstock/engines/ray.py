@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Collection
 from typing import Any
 
+from penstock.engines.caller import UnansweredError
 from penstock.engines.driver import Ending
 from penstock.engines.entry import make_entry, outcome_of
 from penstock.engines.hub import PATIENCE, Hub, News, Reply, Word
@@ -26,6 +27,9 @@ __all__ = ["RayCluster", "serve"]
 
 DRIVER_PATIENCE = 30.0
 """Seconds that the driver waits for the hub's answer."""
+
+HUB_PATIENCE = 120.0
+"""Seconds that the hub may take to start."""
 
 _STALE = 5.0
 """Seconds after which the number of the cluster's cores is asked for again."""
@@ -59,6 +63,8 @@ class _Line:
     def exchange(self, word: Word) -> Reply:
         try:
             reply: Reply = ray.get(self._hub.exchange.remote(word), timeout=PATIENCE)
+        except ray.exceptions.GetTimeoutError as error:
+            raise UnansweredError(str(error)) from error
         except ray.exceptions.RayError as error:
             raise ConnectionError(str(error)) from error
         return reply
@@ -83,6 +89,7 @@ class RayCluster:
 
     Raises:
         ConfigError: there is no cluster at the address.
+        WorkerError: it does not start the hub.
     """
 
     def __init__(self, address: str | None, *, cores: int, per_host: int) -> None:
@@ -90,13 +97,25 @@ class RayCluster:
         if self._opened:
             _connect(address)
         self._cores = cores
+        self._lots: dict[Any, str] = {}
         affinity = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
         self._hub: Any = ray.remote(_HubActor).options(num_cpus=0, scheduling_strategy=affinity).remote(per_host)
+        self._wait_for_hub()
         self._entry = ray.remote(make_entry(__name__))
         self._session = uuid.uuid4().hex[:8]
-        self._lots: dict[Any, str] = {}
         self._slots = 0
         self._asked = -_STALE
+
+    def _wait_for_hub(self) -> None:
+        """A lane would not wait so long: the hub is a process that starts, and that Ray gives a low priority."""
+        try:
+            ray.get(self._hub.drain.remote([]), timeout=HUB_PATIENCE)
+        except ray.exceptions.RayError as error:
+            self.close()
+            raise WorkerError(
+                f"the run's coordinator did not start in the Ray cluster within {HUB_PATIENCE:.0f} s ({error}); "
+                "it is an actor without CPUs, on the node of the driver where that can be"
+            ) from error
 
     def slots(self) -> int:
         """Tasks for which the cluster has cores."""
