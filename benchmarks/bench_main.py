@@ -19,7 +19,7 @@ from pathlib import Path
 
 from measure import Measurement, measure
 
-from penstock.crew.child import ALLOCATOR_VARIABLES
+from penstock.crew.allocator import ALLOCATOR_VARIABLES
 from penstock.report.machine import machine_facts
 from penstock.testing.images import make_images
 from penstock.testing.server import ImageServer

@@ -27,7 +27,8 @@ from loaders.job import BATCH, CONNECTIONS
 from measure import measure
 from stream_contenders import CONTENDERS, STEP_BATCHES, Figures
 
-from penstock.crew.child import ALLOCATOR_VARIABLES, THREADS_VARIABLES
+from penstock.crew.allocator import ALLOCATOR_VARIABLES
+from penstock.crew.child import THREADS_VARIABLES
 from penstock.report.machine import machine_facts
 from penstock.testing.images import make_images
 from penstock.testing.server import ImageServer

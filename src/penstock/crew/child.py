@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 
+from penstock.crew.allocator import ALLOCATOR_VARIABLES
 from penstock.crew.interpreter import interpreter_command
 from penstock.crew.wire import SLOTS, Channel, Packed, anonymous_file
 from penstock.errors import WorkerError
@@ -23,10 +24,6 @@ THREADS_VARIABLES = (
     "OPENCV_FOR_THREADS_NUM",
 )
 """Libraries with thread pools of their own get one thread: the crew already has a worker for each core."""
-
-ALLOCATOR_VARIABLES = {"MALLOC_TRIM_THRESHOLD_": str(2**26), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
-"""glibc's malloc keeps what it freed: an image takes and frees megabytes, and to fetch them from the kernel each time cost
-140 page faults, 0.4 ms, an image. The peak of a worker's memory did not change. Other allocators take no notice."""
 
 REAP_TIMEOUT = 1.0
 """Seconds between the end of a process's connection and the end of the process; in truth less than a millisecond."""

@@ -17,6 +17,7 @@ from typing import Any
 
 from penstock.build import Setup, build_work, choose
 from penstock.config import RunConfig
+from penstock.crew.allocator import keep_freed_memory
 from penstock.crew.choose import processes_possible
 from penstock.engines.base import Plan
 from penstock.engines.caller import Caller, Line
@@ -91,6 +92,7 @@ def _named(error: PenstockError) -> PenstockError:
 
 def _run(task: Task, line: Line) -> Finished:
     _limit_native_pools(task.cores)
+    keep_freed_memory()
     folder = location_of(task.folder)
     check_same_run(folder, task.run_id)
     setup = lane_setup(task.config, task.cores, isolated=task.isolated)
