@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,11 @@ from penstock.engines.hub import News
 from penstock.engines.messages import Lost
 from penstock.engines.task import Task
 from penstock.engines.work import Progress
+from penstock.location import location_of
 from penstock.records import Row
+from penstock.sink import objects
 from penstock.testing.server import ImageServer
+from stores import Store, download, s3_store
 
 pytestmark = [
     pytest.mark.slow,
@@ -67,6 +72,45 @@ def assert_as_expected(out: Path, expected: dict[str, str]) -> None:
     assert digests(out) == expected
 
 
+@dataclass(frozen=True)
+class Output:
+    """Where a run puts its shards."""
+
+    where: str
+    copies: Path
+
+    @property
+    def tars(self) -> int:
+        """Shards that have their names."""
+        if "://" in self.where:
+            root = location_of(self.where)
+            assert not isinstance(root, Path)
+            return sum(name.endswith(".tar") for name, _ in objects.listed(root))
+        return len(list(Path(self.where).glob("*.tar")))
+
+    def assert_as_expected(self, expected: dict[str, str]) -> None:
+        """What is there is what a run on one machine makes."""
+        copy = Path(self.where)
+        if "://" in self.where:
+            copy = download(self.where, self.copies)
+            # A lane without a driver may still put something there; nobody adopts it, and the next run sweeps it.
+            shutil.rmtree(copy / ".penstock/tmp", ignore_errors=True)
+        assert_as_expected(copy, expected)
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[Store]:
+    """An object store, which clusters that are started later find by their environment."""
+    with s3_store() as store:
+        yield store
+
+
+@pytest.fixture(params=["folder", "store"])
+def out(request: pytest.FixtureRequest, store: Store, tmp_path: Path) -> Output:
+    """A folder that all workers see, and a store."""
+    return Output(store.prefix() if request.param == "store" else str(tmp_path / "out"), tmp_path / "copy")
+
+
 def once_at_work(kill: Callable[[], None]) -> Callable[[Progress, Any], None]:
     """A callback that calls `kill` a single time: when some lane has begun and is not done."""
     killed: list[bool] = []
@@ -94,7 +138,7 @@ def test_killed_dask_worker(table: Path, tmp_path: Path, expected: dict[str, str
     assert_as_expected(tmp_path / "out", expected)
 
 
-def test_killed_ray_worker(table: Path, tmp_path: Path, expected: dict[str, str]) -> None:
+def test_killed_ray_worker(table: Path, out: Output, expected: dict[str, str]) -> None:
     """SIGKILL of all lanes in the middle of a shard: what they had not prepared is made again."""
 
     def kill() -> None:
@@ -103,9 +147,9 @@ def test_killed_ray_worker(table: Path, tmp_path: Path, expected: dict[str, str]
                 os.kill(pid, signal.SIGKILL)
 
     with ray_cluster():
-        report = penstock.run(table, tmp_path / "out", **OPTIONS, engine=Ray(), on_progress=once_at_work(kill))
+        report = penstock.run(table, out.where, **OPTIONS, engine=Ray(), on_progress=once_at_work(kill))
     assert report.written == ROWS
-    assert_as_expected(tmp_path / "out", expected)
+    out.assert_as_expected(expected)
 
 
 class Greedy:
@@ -216,12 +260,12 @@ class Twice:
         return TwiceCluster(self.choice.connect(config))
 
 
-def test_task_that_runs_twice_at_the_same_time(table: Path, tmp_path: Path, expected: dict[str, str]) -> None:
+def test_task_that_runs_twice_at_the_same_time(table: Path, out: Output, expected: dict[str, str]) -> None:
     """One of the two attempts at each shard is adopted, the other one discarded."""
     with dask_cluster() as client:
-        report = penstock.run(table, tmp_path / "out", **OPTIONS, engine=Twice(Dask(client)))
+        report = penstock.run(table, out.where, **OPTIONS, engine=Twice(Dask(client)))
     assert report.written == ROWS
-    assert_as_expected(tmp_path / "out", expected)
+    out.assert_as_expected(expected)
 
 
 class LosingCluster(TwiceCluster):
@@ -270,20 +314,19 @@ def address_of(engine: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("engine", ["ray", "dask"])
-def test_killed_driver(engine: str, table: Path, tmp_path: Path, expected: dict[str, str]) -> None:
+def test_killed_driver(engine: str, table: Path, out: Output, expected: dict[str, str]) -> None:
     """SIGKILL of the driver, again and again: the same command goes on, whatever the orphaned lanes still do."""
-    out = tmp_path / "out"
     options = ["--allow-network", "127.0.0.0/8", "--size", "32", "--per-host", "64", "--shard-size", "10"]
     with address_of(engine) as address:
-        command = [sys.executable, "-m", "penstock", "run", str(table), "--out", str(out), *options]
+        command = [sys.executable, "-m", "penstock", "run", str(table), "--out", out.where, *options]
         command += ["--engine", engine, "--address", address, "--quiet"]
         for least in (1, 4):
             process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-            while process.poll() is None and len(list(out.glob("*.tar"))) < least:
+            while process.poll() is None and out.tars < least:
                 time.sleep(0.01)  # polls a condition
             process.kill()
             process.communicate()
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         _, errors = process.communicate(timeout=100)
         assert process.returncode == 0, errors
-    assert_as_expected(out, expected)
+    out.assert_as_expected(expected)
