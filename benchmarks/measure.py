@@ -74,14 +74,14 @@ class _Sampler:
 
 def tree_cpu(root: int) -> float:
     """User and system seconds of a process, of its living descendants, and of those that any of them has waited for."""
-    return sum(sum(map(int, fields[11:15])) for _, fields in _tree(root)) / TICKS
+    return sum(sum(map(int, fields[11:15])) for _, fields in process_tree(root)) / TICKS
 
 
 def _tree_bytes(root: int) -> int:
-    return sum(int(fields[21]) for _, fields in _tree(root)) * PAGE
+    return sum(int(fields[21]) for _, fields in process_tree(root)) * PAGE
 
 
-def _tree(root: int) -> Iterator[tuple[int, list[str]]]:
+def process_tree(root: int) -> Iterator[tuple[int, list[str]]]:
     """A process and its descendants: their ids, and of ``/proc/PID/stat`` the fields after the name."""
     children: dict[int, list[int]] = {}
     stats: dict[int, list[str]] = {}
