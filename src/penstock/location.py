@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import unquote, urlsplit
 
-from penstock.errors import ConfigError, MissingExtraError, PenstockError, SourceError
+from penstock.errors import ConfigError, MissingExtraError, OutputError, PenstockError
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -35,17 +35,33 @@ def location_of(out: str | os.PathLike[str] | Location) -> Location:
         ConfigError: no output can lie there.
         MissingExtraError: a package is needed; the message has the pip line.
     """
-    text = str(out) if isinstance(out, Path) or not isinstance(out, os.PathLike) else os.fspath(out)
-    if isinstance(out, Path) or "://" not in text:
+    if isinstance(out, Path):
+        return out
+    text = os.fspath(out) if isinstance(out, os.PathLike) else str(out)
+    if "://" not in text:
         return Path(text)
+    if getattr(out, "storage_options", None):
+        raise ConfigError(
+            f"{text}: the storage options of a UPath do not reach lanes and workers; set them by the variables of the "
+            "store's client, or in fsspec's configuration"
+        )
     scheme = text.partition("://")[0]
     if scheme in _LOCAL:
-        return Path(unquote(urlsplit(text).path))
+        return _local(text)
     if scheme in _NOT_WRITTEN:
         raise ConfigError(f"{text}: nothing can be written there; expected a folder, or an object store such as s3://")
     if not text.partition("://")[2].strip("/"):
         raise ConfigError(f"{text}: no bucket; expected something like {scheme}://bucket/folder")
+    if any(sign in text for sign in "*?["):
+        raise ConfigError(f"{text}: stores take *, ? and [ for patterns; choose another name")
     return _store(text.rstrip("/"), scheme)
+
+
+def _local(text: str) -> Path:
+    url = urlsplit(text)
+    if url.netloc not in ("", "localhost"):
+        raise ConfigError(f"{text}: a file on another machine; for one of this machine there are three slashes")
+    return Path(unquote(url.path))
 
 
 def _store(text: str, scheme: str) -> UPath:
@@ -68,7 +84,7 @@ def _store(text: str, scheme: str) -> UPath:
 
 @contextlib.contextmanager
 def reading(location: Location) -> Iterator[None]:
-    """Turns whatever a store's client raises inside into a SourceError that names the store; errors of a disk stay as they are."""
+    """Turns whatever a store's client raises inside into an OutputError that names the store; errors of a disk stay as they are."""
     try:
         yield
     except PenstockError:
@@ -76,7 +92,7 @@ def reading(location: Location) -> Iterator[None]:
     except Exception as error:
         if isinstance(location, Path):
             raise
-        raise SourceError(f"cannot read {location}: {error!r}") from error
+        raise OutputError(f"cannot read {location}: {error!r}; run again when the store answers") from error
 
 
 def local_folder(folder: str | os.PathLike[str], needs: str) -> Path:

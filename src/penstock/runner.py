@@ -183,8 +183,6 @@ class Run(Watch):
         self._folder = open_output(self.out)
         self._lane: Stoppable | None = None
         self._stop_asked = False
-        self._began = False
-        """The run has no earlier one to go on with: files of shards that are there belong to nobody."""
         self._rows_committed = 0
         self._tracebacks: dict[str, str] = {}
         """Of the user's own code, by kind of exception, as they stand in the log."""
@@ -241,15 +239,6 @@ class Run(Watch):
             ledger.manifest.check_same(manifest)
             manifest = ledger.manifest
         self._folder.check_writable()
-        self._began = ledger.manifest is None
-        if ledger.manifest is None:
-            self._folder.append(run_entry(manifest))
-            ledger.manifest = manifest
-        self._ledger = ledger
-        if self.config.dedup:
-            self.source.leave_out(self._folder.duplicates(self._find_duplicates))
-        if self.config.verify:
-            self._take_back_damaged()
         job = Job(
             config=self.config,
             setup=self._setup,
@@ -260,11 +249,21 @@ class Run(Watch):
             parts=self._known_parts(),
             tick=self._tick,
             work_folder=self._folder.work_folder,
+            owner=self._folder.owner,
         )
-        if self.config.verify:
+        if ledger.manifest is None:
             job.store().sweep(
-                ledger.shards, strays=False
-            )  # of what an earlier run gave up, and was killed before it deleted it
+                ()
+            )  # what an earlier run left that was overwritten; before this one begins, or it would stay
+            self._folder.append(run_entry(manifest))
+            ledger.manifest = manifest
+        self._ledger = ledger
+        if self.config.dedup:
+            self.source.leave_out(self._folder.duplicates(self._find_duplicates))
+        if self.config.verify:
+            self._take_back_damaged()
+            # What an earlier run gave up, and was killed before it deleted it.
+            job.store().sweep(ledger.shards)
         return job
 
     def _known_parts(self) -> tuple[str, ...]:
@@ -306,7 +305,7 @@ class Run(Watch):
         """The rows of the list that are in no committed shard."""
         compared = self.source.fingerprint is None
         # The rows in a spool cannot be compared with those of a list that has no fingerprint, so they are not kept.
-        job.store().sweep(self._ledger.shards, spools=compared, strays=self._began)
+        job.store().sweep(self._ledger.shards, spools=compared, strays=False)
         plan = Plan(
             self.source,
             self.config.shard_size,

@@ -99,9 +99,10 @@ def _difference(path: Location, file: ShardFile, *, quick: bool) -> str | None:
         if not quick and describe(path) != file:
             return "has other content: its SHA-256 is not the one in the journal"
     except FileNotFoundError:
-        return "is missing"
+        # A store has no directories, so that one without members is not there.
+        return None if file.name.endswith("/") and not file.size else "is missing"
     except OSError as error:
-        if error.errno != errno.EIO:
+        if error.errno != errno.EIO or not isinstance(path, Path):  # of a store's client it may mean anything
             raise
         return f"cannot be read: {error}"  # the disk has lost it
     return None
@@ -181,10 +182,11 @@ def _key_problem(names: Iterable[str], written: npt.NDArray[np.int64]) -> Iterat
 
 
 def _leftovers(folder: Location, shards: Mapping[int, ShardReport]) -> Iterator[Problem]:
+    deleted_by = "the next run" if isinstance(folder, Path) else "a run with --verify"
     for number, named in itertools.groupby(shards_in(folder), key=operator.itemgetter(1)):
         known = {file.name.rstrip("/") for file in shards[number].files} if number in shards else set()
         for name in (name for name, _ in named if name not in known):
-            yield Problem(name, "belongs to no committed shard; the next run deletes it")
+            yield Problem(name, f"belongs to no committed shard; {deleted_by} deletes it")
 
 
 class _Rows:

@@ -213,6 +213,22 @@ def test_lots_deal_every_shard_once(count: int, committed: set[int], slots: int)
     assert all(1 <= len(shards) <= MOST for shards in dealt)
 
 
+@pytest.mark.parametrize(
+    ("shards", "shard_size", "slots", "sizes"),
+    [
+        (32, 125, 2, [8, 8, 8, 4, 2, 1, 1]),
+        (32, 125, 100, [1] * 32),
+        (6, 125, 2, [3, 2, 1]),
+        (8, 10_000, 2, [2, 1, 1, 1, 1, 1, 1]),
+        (1000, 1, 2, [64] * 14 + [52, 26, 13, 7, 3, 2, 1]),
+    ],
+)
+def test_lots_of_small_shards_are_not_small(shards: int, shard_size: int, slots: int, sizes: list[int]) -> None:
+    """A lane's start is not paid for a handful of rows, unless others would have nothing to do meanwhile."""
+    lots = Lots(range(shards), (), shard_size)
+    assert [len(lot) for lot in iter(lambda: lots.next(slots), None)] == sizes
+
+
 @given(st.lists(st.integers(0, 63), unique=True, min_size=1).map(sorted), st.integers(0, 5))
 def test_what_is_given_back_comes_next_in_halves(missing: list[int], deaths: int) -> None:
     lots = Lots(range(64, 70), ())

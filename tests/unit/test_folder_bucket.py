@@ -207,9 +207,11 @@ def test_silent_run_is_taken_over(root: Any, caplog: pytest.LogCaptureFixture) -
 
 def test_dead_process_of_this_machine_is_not_waited_for(root: Any, caplog: pytest.LogCaptureFixture) -> None:
     """Whether a process of this machine lives is known at once."""
-    code = "import os, platform; print(os.getpid(), platform.node())"
-    pid, host = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    leave_lock(root, pid=int(pid), host=host)
+    code = "import os; print(os.getpid())"
+    pid = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    with Lease(root, "one"):
+        lock = json.loads(objects.read(root, ".penstock/lock") or b"")
+    leave_lock(root, **lock | {"pid": pid})
     with Lease(root, "two") as lease:
         assert lease.held
     assert not caplog.records

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock.errors import ConfigError, MissingExtraError, OutputError, SourceError
+from penstock.errors import ConfigError, MissingExtraError, OutputError
 from penstock.location import local_folder, location_of, reading
 
 pytest.importorskip("upath", reason="universal_pathlib is not installed: the development extra has it")
@@ -43,6 +43,9 @@ def test_store() -> None:
         ("https://example.com/out", "nothing can be written there"),
         ("s3://", "no bucket; expected something like s3://bucket/folder"),
         ("memory:///", "no bucket"),
+        ("s3://bucket/img[1]", r"for patterns; choose another name"),
+        ("s3://bucket/*", r"for patterns; choose another name"),
+        ("file://tmp/out", "a file on another machine"),
         ("nope://bucket/out", "nope.*expected a folder, or an object store"),
     ],
 )
@@ -67,6 +70,15 @@ def test_missing_package(module: str, given: str, line: str, monkeypatch: pytest
         location_of(given)
 
 
+def test_options_that_workers_would_not_have() -> None:
+    """A UPath is taken, but not with an endpoint of its own: lanes and workers open the output by its URL."""
+    from upath import UPath
+
+    assert str(location_of(UPath("memory://bucket/out"))) == "memory://bucket/out"
+    with pytest.raises(ConfigError, match="do not reach lanes and workers"):
+        location_of(UPath("memory://bucket/out", endpoint_url="http://127.0.0.1:1"))
+
+
 def test_what_needs_files() -> None:
     """Mapped files cannot be in a store; the message says what to do."""
     assert local_folder("a", "this") == Path("a")
@@ -79,7 +91,7 @@ def test_what_needs_files() -> None:
 def test_errors_of_a_client() -> None:
     """Reading from a store ends in errors of ours, whatever its client raises; those of a disk stay as they are."""
     store = location_of("memory://b/out")
-    with pytest.raises(SourceError, match=r"cannot read memory://b/out: .*no route"), reading(store):
+    with pytest.raises(OutputError, match=r"cannot read memory://b/out: .*no route"), reading(store):
         raise RuntimeError("no route")
     with pytest.raises(OutputError, match="ours"), reading(store):
         raise OutputError("ours")

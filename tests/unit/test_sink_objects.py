@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import threading
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +34,7 @@ def test_objects_come_and_go(root: Any, tmp_path: Path) -> None:
     objects.copy([("00000.tar", "x/y"), ("00001/000000001.jpg", "x/z")], root)
     assert objects.read_several(["x/z", "x/y"], root) == [b"b", b"a"]
     assert objects.read(root, "nothing") is None
-    objects.remove(["x/y", "nothing"], root)
+    objects.remove(["nothing", "x/y"], root)
     assert objects.names_below(root, "x") == ["x/z"]
     objects.remove_below(root, "x")
     objects.remove_below(root, "x")
@@ -53,6 +55,18 @@ def test_conditional_put(root: Any) -> None:
     assert not objects.create(b"other", root, "x")
     assert objects.create(b"mine", root, "x")
     assert objects.read(root, "x") == b"mine"
+
+
+def test_conditional_put_of_other_dialects(root: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some stores' word for "it is there" is one that their client does not know: then the object itself tells."""
+    objects.write(b"other", root, "x")
+
+    def refusing(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EINVAL, "At least one of the pre-conditions you specified did not hold")
+
+    monkeypatch.setattr(root.fs, "pipe_file", refusing)
+    assert not objects.create(b"mine", root, "x")
+    assert objects.create(b"other", root, "x")
 
 
 class NoCredentialsError(Exception):
@@ -83,6 +97,16 @@ def test_short_outages_are_waited_out(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConnectionError):
         objects._patiently(operation)
     assert len(calls) == len(objects.PAUSES) + 1
+
+
+def test_whoever_is_in_a_hurry_does_not_wait() -> None:
+    """Who leaves at once waits for no store: the try under way is the last."""
+    hurry = threading.Event()
+    hurry.set()
+    operation, calls = flaky(ConnectionError("reset"), 99)
+    with pytest.raises(ConnectionError):
+        objects._patiently(operation, hurry)
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize("error", [PermissionError(), FileNotFoundError(), FileExistsError(), NoCredentialsError()])

@@ -121,6 +121,8 @@ class _Driver:
         """Lots in the cluster's hands, with their shards that are not adopted."""
         self._missing: dict[int, set[int]] = {}
         """The same by shard."""
+        self._attempts: dict[int, str] = {}
+        """What was adopted of the lots in the cluster's hands: their results tell of it once more."""
         self._silent: set[str] = set()
         """Those of which no lane was heard."""
         self._ended: list[str] = []
@@ -195,15 +197,19 @@ class _Driver:
         """Adopt what is new of it, in one go."""
         wanted: dict[int, tuple[str, ShardReport]] = {}
         for lane, report in prepared:
+            if self._attempts.get(report.shard) == report.attempt:
+                continue
             first = wanted.setdefault(report.shard, (lane, report)) if report.shard in self._missing else None
             if first is None or first[1].attempt != report.attempt:
-                self._store.discard(report)  # another attempt was adopted; of this one, if it was, nothing is there
+                self._store.discard(report)  # another attempt was adopted
         if not wanted:
             return
+        attempts = {shard: report.attempt for shard, (_, report) in wanted.items()}
         adopted = self._store.adopt([report for _, report in wanted.values()])
         self._watch.shards_done(adopted)
         for (lane, _), report in zip(wanted.values(), adopted, strict=True):
             self._missing.pop(report.shard).discard(report.shard)
+            self._attempts[report.shard] = attempts[report.shard]
             progress = Progress.of(report)
             self._done = self._done.plus(progress)
             self._adopted_of[lane] = self._adopted_of.get(lane, Progress()).plus(progress)
@@ -215,8 +221,9 @@ class _Driver:
         self._silent.discard(name)
         self._ended.append(name)
         self._adopted_of.pop(name, None)
-        for shard in missing:
+        for shard in range(lot.first, lot.stop):
             self._missing.pop(shard, None)
+            self._attempts.pop(shard, None)
         for lane in [lane for lane, said in self._lanes.items() if said.lot == name]:
             del self._lanes[lane]
             self._adopted_of.pop(lane, None)

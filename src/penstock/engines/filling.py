@@ -95,6 +95,8 @@ class Filling:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Wait for the commit under way (without an error, for all) and close the spools, which a later run takes over."""
+        if error is not None:
+            self._store.hurry()
         self._committer.shutdown(wait=True, cancel_futures=error is not None)
         with contextlib.ExitStack() as stack:  # all of them, whatever closing one of them raises
             for shard in (*self._shards.values(), *(shard for _, shard in self._commits)):

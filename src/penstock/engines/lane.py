@@ -21,6 +21,7 @@ from penstock.engines.work import Job, Progress, Stoppable, Summary, Watch, do_w
 from penstock.errors import PenstockError
 from penstock.fetch.sharing import Sharing
 from penstock.flow import LaneStatistics
+from penstock.folder import check_same_run
 from penstock.records import ShardReport
 
 __all__ = ["main"]
@@ -46,6 +47,7 @@ def main(descriptor: int) -> NoReturn:
 def _work(parent: _Parent, start: Start) -> Summary:
     job: Job = load_job(start.job, start.script, "a lane process", ", or give --lanes 1")
     plan = Plan(start.source.open(), job.config.shard_size, start.committed)
+    check_same_run(job.folder, job.run_id)  # a store may be this process's own memory
     parent.listen()
     placed = _placed(parent, plan)
     if job.setup.fetch == "worker":  # each worker downloads for itself, one row at a time, and has no slots to ask for

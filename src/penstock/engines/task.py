@@ -13,7 +13,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from penstock.build import Setup, build_work, choose
 from penstock.config import RunConfig
@@ -30,9 +31,13 @@ from penstock.folder import check_same_run
 from penstock.image.work import Steps
 from penstock.location import location_of
 from penstock.records import ShardReport
+from penstock.sink import objects
 from penstock.sink.private import private_folder
 from penstock.source import Source, SourceSpec
 from penstock.source.staged import StagedList, StagedSpec
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 __all__ = ["Finished", "Task", "lane_setup", "pickled_task", "run_task", "serve_task"]
 
@@ -111,7 +116,8 @@ def _run(task: Task, line: Line) -> Finished:
             prepares=True,
         )
         done = dict.fromkeys(caller.done, "")
-        summary = do_work(job, _placed(task), caller, committed=done, sharing=sharing)
+        placed = _placed(task) if isinstance(folder, Path) else _placed_from(folder, task)
+        summary = do_work(job, placed, caller, committed=done, sharing=sharing)
     return Finished(summary, tuple(caller.reports))
 
 
@@ -128,6 +134,12 @@ def _placed(task: Task) -> Iterator[Placed]:
     if isinstance(opened, StagedList):
         return _staged(opened, (task.first - opened.first_shard) * size, (task.stop - opened.first_shard) * size, size)
     return Plan(opened, size, {}).placed(task.first * size, task.stop * size)
+
+
+def _placed_from(root: UPath, task: Task) -> Iterator[Placed]:
+    """The same, where the list may have been written down in a store."""
+    with objects.storing(root, "read the list in"):
+        yield from _placed(task)
 
 
 def _staged(opened: StagedList, start: int, stop: int, size: int) -> Iterator[Placed]:

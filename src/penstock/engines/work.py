@@ -54,6 +54,8 @@ class Job:
     """For what is not whole yet, where the output has no place for it; see `ShardStore`."""
     prepares: bool = False
     """On a cluster: shards that are whole are left for the driver to adopt."""
+    owner: str = ""
+    """Of the output, where that is a store; see `ShardStore`."""
 
     def store(self) -> ShardStore:
         """The folder's shards."""
@@ -65,6 +67,7 @@ class Job:
             parts=self.parts,
             work_folder=self.work_folder,
             prepares=self.prepares,
+            owner=self.owner,
         )
 
 

@@ -16,13 +16,12 @@ from penstock.ledger import Ledger
 from penstock.location import Location
 from penstock.records import ShardReport
 
-__all__ = ["DUPLICATES", "HIDDEN", "JOURNAL", "LOCK", "REPORT", "SEGMENTS", "STAGED", "Output"]
+__all__ = ["DUPLICATES", "HIDDEN", "JOURNAL", "REPORT", "SEGMENTS", "STAGED", "Output"]
 
 HIDDEN = ".penstock"
 JOURNAL = f"{HIDDEN}/journal.jsonl"
 SEGMENTS = f"{HIDDEN}/journal"
 """The journal in an object store, which cannot append: an object for each append."""
-LOCK = f"{HIDDEN}/lock"
 DUPLICATES = f"{HIDDEN}/duplicates.npy"
 STAGED = f"{HIDDEN}/list.parquet"
 """The list, for workers on other machines."""
@@ -37,6 +36,8 @@ class Output(AbstractContextManager["Output"], Protocol):
         OutputError: from all methods, when it cannot be made, written or read.
     """
 
+    owner: str
+    """What the lock of an object store says of this run; empty where the system keeps the lock."""
     work_folder: Path | None
     """While it is entered: a folder on this machine's disk, for what is not whole yet; None if it has a place of its own."""
 

@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from penstock.errors import OutputRefusedError
-from penstock.folder.base import DUPLICATES, HIDDEN, REPORT, json_line, refusal_of_foreign
+from penstock.folder.base import DUPLICATES, HIDDEN, REPORT, STAGED, json_line, refusal_of_foreign
 from penstock.folder.journal import CLEARED, replay_segments, segment_name
 from penstock.folder.lease import Lease
 from penstock.ledger import Ledger
@@ -53,15 +53,16 @@ class OutputBucket:
     def __init__(self, root: UPath) -> None:
         self.root = root
         self.work_folder: Path | None = None
-        self._token = uuid.uuid4().hex
+        self.owner = uuid.uuid4().hex
         self._segments = 0
         self._closing = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        with contextlib.ExitStack() as stack, objects.storing(self.root):
-            self._refuse_foreign()
-            self._lease = stack.enter_context(Lease(self.root, self._token))
+        with contextlib.ExitStack() as stack:
             self.work_folder = stack.enter_context(private_folder())
+            with objects.storing(self.root):
+                self._refuse_foreign()
+                self._lease = stack.enter_context(Lease(self.root, self.owner))
             self._closing = stack.pop_all()
         return self
 
@@ -90,7 +91,7 @@ class OutputBucket:
         Raises:
             OutputRefusedError: another run has gone on with this one: it could not know that it still works.
         """
-        lines = [{"by": self._token}, *entries]
+        lines = [{"by": self.owner}, *entries]
         with objects.storing(self.root, "write the journal of"):
             mine = self._lease.held and objects.create(
                 b"".join(map(json_line, lines)), self.root, segment_name(self._segments)
@@ -103,7 +104,7 @@ class OutputBucket:
 
     def check_writable(self) -> None:
         """See `Output.check_writable`: a put, a copy and a deletion."""
-        probe = f"{HIDDEN}/probe-{self._token}"
+        probe = f"{HIDDEN}/probe-{self.owner}"
         with objects.storing(self.root):
             objects.write(b"penstock", self.root, probe)
             objects.copy([(probe, f"{probe}-copied")], self.root)
@@ -137,10 +138,10 @@ class OutputBucket:
             objects.remove([*(name for name in files if not name.endswith("/")), REPORT], self.root)
 
     def clear(self, ledger: Ledger) -> None:  # noqa: ARG002 - what is there is found by its names
-        """See `Output.clear`. The journal says so; the files go with the sweep at the beginning of the next run."""
+        """See `Output.clear`. The journal says that no shard exists; a run that begins anew sweeps their files."""
+        with objects.storing(self.root, "delete what was in"):  # first: a next run would take them for its own
+            objects.remove([REPORT, DUPLICATES, STAGED], self.root)
         self.append(CLEARED)
-        with objects.storing(self.root, "delete what was in"):
-            objects.remove([REPORT, DUPLICATES], self.root)
 
 
 def _npy(positions: npt.NDArray[np.int64]) -> bytes:

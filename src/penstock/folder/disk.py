@@ -24,12 +24,12 @@ import numpy as np
 import numpy.typing as npt
 
 from penstock.errors import OutputRefusedError
-from penstock.folder.base import DUPLICATES, HIDDEN, JOURNAL, LOCK, REPORT, STAGED, json_line, refusal_of_foreign
+from penstock.folder.base import DUPLICATES, HIDDEN, JOURNAL, REPORT, SEGMENTS, STAGED, json_line, refusal_of_foreign
 from penstock.folder.journal import replay_file
 from penstock.ledger import Ledger
 from penstock.records import ShardReport
 from penstock.sink.disk import BLOCK, check_writable, locked, remove, sync, writing
-from penstock.sink.landing import SCRATCH
+from penstock.sink.landing import LOCK, SCRATCH
 from penstock.sink.shards import SPOOL
 
 __all__ = ["OutputFolder"]
@@ -49,6 +49,7 @@ class OutputFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.owner = ""
         self.work_folder: Path | None = None
         """Work in progress has its place inside the folder."""
         self._lock: int | None = None
@@ -84,6 +85,10 @@ class OutputFolder:
             return
         if not self.path.is_dir():
             raise OutputRefusedError(f"{self.path} is a file; --out takes a folder")
+        if (self.path / SEGMENTS).is_dir():
+            raise OutputRefusedError(
+                f"{self.path} is a copy of an object store's output, to be read; runs go on in the store itself"
+            )
         foreign = sorted(entry.name for entry in self.path.iterdir() if not entry.name.startswith(HIDDEN))
         if foreign:
             raise refusal_of_foreign(self.path, foreign)

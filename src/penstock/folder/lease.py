@@ -15,12 +15,14 @@ import os
 import platform
 import threading
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from penstock.errors import OutputRefusedError
-from penstock.folder.base import LOCK, json_line
+from penstock.folder.base import json_line
 from penstock.sink import objects
+from penstock.sink.landing import LOCK
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -78,6 +80,8 @@ class Lease:
         if there is not None:
             if not _is_dead(_owner(there)):
                 self._refuse_living(there)
+            if objects.read(self._root, LOCK) != there:
+                return False
             objects.remove([LOCK], self._root)
         return objects.create(self._sign(), self._root, LOCK)
 
@@ -99,19 +103,34 @@ class Lease:
 
     def _sign(self) -> bytes:
         self._count += 1
-        return json_line({"host": platform.node(), "pid": os.getpid(), "token": self._token, "count": self._count})
+        return json_line(
+            {
+                "host": platform.node(),
+                "here": _here(),
+                "pid": os.getpid(),
+                "token": self._token,
+                "count": self._count,
+            }
+        )
 
     def _beat(self) -> None:
         while self.held and not self._ended.wait(BEAT):
-            with contextlib.suppress(
-                Exception
-            ):  # the next one may come through; the run hears of it by its own writing
+            # The next one may come through, and the run hears of a store that is gone by its own writing.
+            with contextlib.suppress(Exception):
                 self.held = self._is_mine()
                 if self.held:
                     self._root.fs.pipe_file(f"{self._root.path}/{LOCK}", self._sign())
 
     def _is_mine(self) -> bool:
         return _owner(self._root.fs.cat_file(f"{self._root.path}/{LOCK}")).get("token") == self._token
+
+
+def _here() -> str:
+    """Where process numbers mean the same processes: containers may share a host's name, and have numbers of their own."""
+    with contextlib.suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    return ""
 
 
 def _owner(content: bytes) -> dict[str, Any]:
@@ -124,7 +143,7 @@ def _owner(content: bytes) -> dict[str, Any]:
 
 def _is_dead(owner: dict[str, Any]) -> bool:
     """Whether it was a process of this machine that is no more. Of others nothing is known."""
-    if owner.get("host") != platform.node():
+    if (owner.get("host"), owner.get("here")) != (platform.node(), _here()):
         return False
     try:
         os.kill(int(owner["pid"]), 0)

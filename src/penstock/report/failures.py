@@ -99,13 +99,14 @@ def _read_table(folder: Location, shard: int, columns: tuple[str, ...]) -> Itera
 def _opened(folder: Location, shard: int) -> Iterator[pq.ParquetFile]:
     """The table of a shard; whatever is wrong with it becomes a SourceError that names it."""
     path = folder / f"{shard:05d}.parquet"
-    try:
-        with reading(folder), path.open("rb") as file, pq.ParquetFile(file) as table:
-            yield table
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-        raise SourceError(
-            f"cannot read {path}: {error}; `penstock verify {folder}` tells what else is damaged"
-        ) from error
+    with reading(folder):
+        try:
+            with path.open("rb") as file, pq.ParquetFile(file) as table:
+                yield table
+        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+            raise SourceError(
+                f"cannot read {path}: {error}; `penstock verify {folder}` tells what else is damaged"
+            ) from error
 
 
 def group_by_reason(failures: Iterable[FailedRow], examples: int = 3) -> list[ReasonGroup]:

@@ -15,11 +15,13 @@ shard replaces it.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from penstock.errors import OutputError, OutputRefusedError
 from penstock.records import ShardReport
 from penstock.sink import objects
 from penstock.sink.disk import flush, place, remove, scratch, writing
@@ -28,9 +30,11 @@ from penstock.sink.names import shards_in
 if TYPE_CHECKING:
     from upath import UPath
 
-__all__ = ["SCRATCH", "Bucket", "Disk", "Landing"]
+__all__ = ["LOCK", "SCRATCH", "Bucket", "Disk", "Landing"]
 
 SCRATCH = ".penstock/tmp"
+LOCK = ".penstock/lock"
+"""In a store: says which run works there."""
 
 
 class Landing(Protocol):
@@ -44,7 +48,9 @@ class Landing(Protocol):
         ...
 
     def land(self, paths: list[Path], *, prepare: bool) -> None:
-        """Give the files of a shard their final names, durably; all of them or, after an error, none.
+        """Give the files of a shard their final names, durably.
+
+        On a disk all of them or, after an error, none. In a store some may have theirs then, which counts for nothing.
 
         Args:
             paths: files and directories in a folder that `scratch` has made.
@@ -53,11 +59,15 @@ class Landing(Protocol):
         ...
 
     def adopt(self, prepared: Sequence[ShardReport]) -> None:
-        """Give prepared shards their final names, durably: all of them, or none."""
+        """Give prepared shards their final names, durably; as in `land`."""
         ...
 
     def discard(self, attempt: str) -> None:
         """Delete a prepared shard."""
+        ...
+
+    def hurry(self) -> None:
+        """Wait for nothing any more. Any thread may say so."""
         ...
 
     def sweep(self, committed: Collection[int], *, strays: bool) -> None:
@@ -105,6 +115,9 @@ class Disk:
         with writing(self._folder):
             remove(self.scratch_folder / attempt)
 
+    def hurry(self) -> None:
+        """See `Landing.hurry`: a disk is not waited for."""
+
     def sweep(self, committed: Collection[int], *, strays: bool) -> None:  # noqa: ARG002 - to look costs nothing here
         """See `Landing.sweep`."""
         with writing(self._folder):
@@ -120,10 +133,13 @@ class Bucket:
     Args:
         root: the output.
         work_folder: one on this machine's disk; None for who only adopts and sweeps.
+        owner: what the lock says while nobody else has taken over; empty where that is not looked at.
     """
 
-    def __init__(self, root: UPath, work_folder: Path | None) -> None:
+    def __init__(self, root: UPath, work_folder: Path | None, owner: str) -> None:
         self._root = root
+        self._owner = owner
+        self._hurry = threading.Event()
         self.scratch_folder = Path() if work_folder is None else work_folder / "tmp"
 
     def scratch(self, prefix: str, *, prepare: bool) -> AbstractContextManager[Path]:  # noqa: ARG002 - uploaded either way
@@ -136,7 +152,21 @@ class Bucket:
         with objects.storing(self._root):
             if not prepare:
                 self._remove_other_members([path.name for path in paths if path.is_dir()], _members(paths))
-            objects.put([(path, attempt + name) for path, name in _files(paths)], self._root)
+            check = (lambda: None) if prepare else self._check_owner
+            objects.put(
+                [(path, attempt + name) for path, name in _files(paths)], self._root, check=check, hurry=self._hurry
+            )
+
+    def _check_owner(self) -> None:
+        """A run that was not heard of for a while may have been taken over; its files would replace committed ones."""
+        if self._owner and self._owner.encode() not in (objects.read(self._root, LOCK) or b""):
+            raise OutputRefusedError(
+                f"another run has gone on in {self._root}, since nothing was heard of this one for a while; leave it to that one"
+            )
+
+    def hurry(self) -> None:
+        """See `Landing.hurry`."""
+        self._hurry.set()
 
     def adopt(self, prepared: Sequence[ShardReport]) -> None:
         """See `Landing.adopt`."""
@@ -144,7 +174,7 @@ class Bucket:
             pairs = [pair for report in prepared for pair in self._moves(report)]
             folders = [file.name[:-1] for report in prepared for file in report.files if file.name.endswith("/")]
             self._remove_other_members(folders, {target for _, target in pairs})
-            objects.copy(pairs, self._root)
+            objects.copy(pairs, self._root, check=self._check_owner)
             objects.remove([source for source, _ in pairs], self._root)
 
     def _moves(self, report: ShardReport) -> Iterator[tuple[str, str]]:
@@ -152,6 +182,8 @@ class Bucket:
         attempt = f"{SCRATCH}/{report.attempt}"
         for file in report.files:
             if file.name.endswith("/"):
+                if objects.size_below(self._root, f"{attempt}/{file.name[:-1]}") != file.size:
+                    raise OutputError(f"{self._root}/{attempt}/{file.name} is not what was prepared; run again")
                 members = objects.names_below(self._root, f"{attempt}/{file.name[:-1]}")
                 yield from ((member, member.removeprefix(f"{attempt}/")) for member in members)
             else:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -28,6 +30,7 @@ __all__ = [
     "read_several",
     "remove",
     "remove_below",
+    "size_below",
     "storing",
     "write",
 ]
@@ -36,11 +39,17 @@ T = TypeVar("T")
 
 _logger = logging.getLogger("penstock")
 
+FEW = 8
+"""Objects that are deleted one by one: of many in one request, S3's client does not tell which were refused."""
+
 PAUSES = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0)
 """Seconds between the tries of an operation, after those of the client itself: two minutes, as long as a store's short
 outages are."""
 
-_FINAL = (PermissionError, FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
+_FINAL = (
+    *(PermissionError, FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError),
+    *(NotImplementedError, TypeError),  # a file system that cannot do it
+)
 """What a second try would not change."""
 
 
@@ -79,36 +88,80 @@ def _lacks_credentials(error: Exception) -> bool:
     return isinstance(error, PermissionError) or any("Credential" in kind.__name__ for kind in type(error).__mro__)
 
 
-def _patiently(operation: Callable[[], T]) -> T:
-    """Do it, again if need be: all that is done here may be done twice."""
+def _patiently(operation: Callable[[], T], hurry: threading.Event | None = None) -> T:
+    """Do it, again if need be: all that is done here may be done twice.
+
+    Args:
+        operation: what is to be done.
+        hurry: is set when nobody wants to wait any longer.
+    """
     for pause in PAUSES:
         try:
             return operation()
-        except _FINAL:
+        except (*_FINAL, PenstockError):
             raise
         except Exception as error:
-            if _lacks_credentials(error):
+            if _lacks_credentials(error) or (hurry is not None and hurry.is_set()):
                 raise
             _logger.warning("the object store does not do what it is asked to (%s); again in %.0f s", error, pause)
-        time.sleep(pause)
+        if hurry is None:
+            time.sleep(pause)
+        else:
+            hurry.wait(pause)
     return operation()
 
 
-def put(files: Iterable[tuple[Path, str]], root: UPath) -> None:
-    """Upload files, several at a time, each under a name relative to the root."""
+def put(
+    files: Iterable[tuple[Path, str]],
+    root: UPath,
+    *,
+    check: Callable[[], None] = lambda: None,
+    hurry: threading.Event | None = None,
+) -> None:
+    """Upload files, several at a time, each under a name relative to the root.
+
+    Args:
+        files: with their names.
+        root: the output.
+        check: is called before each try, and raises if it is not to be made.
+        hurry: is set when nobody wants to wait any longer.
+    """
     pairs = list(files)
     sources, targets = [str(path) for path, _ in pairs], [_key(root, name) for _, name in pairs]
-    _patiently(lambda: root.fs.put(sources, targets))
+
+    def upload() -> None:
+        check()
+        root.fs.put(sources, targets)
+
+    _patiently(upload, hurry)
 
 
-def copy(names: Iterable[tuple[str, str]], root: UPath) -> None:
-    """Copy objects to other names inside the store, several at a time.
+def copy(names: Iterable[tuple[str, str]], root: UPath, *, check: Callable[[], None] = lambda: None) -> None:
+    """Copy objects to other names inside the store, several at a time, and wait until they are there.
+
+    Args:
+        names: of what is there, and of what is to be.
+        root: the output.
+        check: is called before each try, and raises if it is not to be made.
 
     Raises:
         FileNotFoundError: one is not there.
     """
     pairs = [(_key(root, source), _key(root, target)) for source, target in names]
-    _patiently(lambda: root.fs.copy([source for source, _ in pairs], [target for _, target in pairs]))
+    sources, targets = [source for source, _ in pairs], [target for _, target in pairs]
+
+    def copied() -> None:
+        check()
+        root.fs.copy(sources, targets)
+
+    def arrived() -> None:
+        root.fs.invalidate_cache()
+        if root.fs.sizes(sources) != root.fs.sizes(targets):  # some stores copy behind one's back
+            raise OSError(f"a copy of {sources[0]} is not there yet")
+
+    if pairs:
+        _patiently(copied)
+        _patiently(arrived)
 
 
 def write(data: bytes, root: UPath, name: str) -> None:
@@ -121,17 +174,28 @@ def create(data: bytes, root: UPath, name: str) -> bool:
 
     The data must be like no other's: a try whose answer was lost is known by it.
     """
-    try:
-        _patiently(lambda: root.fs.pipe_file(_key(root, name), data, mode="create"))
-    except FileExistsError:
-        return read(root, name) == data
-    return True
+
+    def made() -> bool:
+        try:
+            root.fs.pipe_file(_key(root, name), data, mode="create")
+        except Exception:  # clients differ in how they say that it is there
+            there = _content(root, name)
+            if there is None:
+                raise
+            return there == data
+        return True
+
+    return _patiently(made)
 
 
 def read(root: UPath, name: str) -> bytes | None:
     """An object; None if it is not there."""
+    return _patiently(lambda: _content(root, name))
+
+
+def _content(root: UPath, name: str) -> bytes | None:
     try:
-        data: bytes = _patiently(lambda: root.fs.cat_file(_key(root, name)))
+        data: bytes = root.fs.cat_file(_key(root, name))
     except FileNotFoundError:
         return None
     return data
@@ -150,14 +214,26 @@ def read_several(names: Sequence[str], root: UPath) -> list[bytes]:
 
 def remove(names: Sequence[str], root: UPath) -> None:
     """Delete objects; one that is not there is no error."""
-    with contextlib.suppress(FileNotFoundError):
-        if names:
-            _patiently(lambda: root.fs.rm([_key(root, name) for name in names]))
+    keys = [_key(root, name) for name in names]
+    if len(keys) > FEW:
+        with contextlib.suppress(FileNotFoundError):  # some clients stop there
+            _patiently(lambda: root.fs.rm(keys))
+            return
+    for key in keys:
+        with contextlib.suppress(FileNotFoundError):
+            _patiently(partial(root.fs.rm_file, key))
 
 
 def remove_below(root: UPath, name: str) -> None:
     """Delete all objects whose names begin with this and a slash, or the one that has this name."""
     remove(names_below(root, name), root)
+
+
+def size_below(root: UPath, name: str) -> int:
+    """Bytes of all objects whose names begin with this and a slash."""
+    root.fs.invalidate_cache()
+    found = _patiently(lambda: root.fs.find(_key(root, name), detail=True))
+    return sum(int(entry["size"]) for entry in found.values())
 
 
 def names_below(root: UPath, name: str) -> list[str]:

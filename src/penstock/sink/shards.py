@@ -66,6 +66,7 @@ class ShardStore:
         work_folder: one on this machine's disk for what is not whole yet. By default that lies in the output folder, so
             that a later run can go on with it. A store has no such place: who opens shards there has to give one.
         prepares: of a worker that is not alone with the output: leave the shards that are whole for `adopt`.
+        owner: in a store: of the run, as its lock has it.
 
     Raises:
         ConfigError: a kept column, or with ``parquet`` a part, has the name of one of the table's own.
@@ -91,11 +92,14 @@ class ShardStore:
         parts: tuple[str, ...] = (),
         work_folder: Path | None = None,
         prepares: bool = False,
+        owner: str = "",
     ) -> None:
         self.folder = location_of(folder)
         self.prepares = prepares
         """Whether shards are left for `adopt`."""
-        self.landing: Landing = Disk(self.folder) if isinstance(self.folder, Path) else Bucket(self.folder, work_folder)
+        self.landing: Landing = (
+            Disk(self.folder) if isinstance(self.folder, Path) else Bucket(self.folder, work_folder, owner)
+        )
         on_disk = self.folder if isinstance(self.folder, Path) else None
         self._spools = work_folder or (on_disk and on_disk / SPOOL)
         self.layout = TableLayout.of(config, kept_schema)
@@ -138,7 +142,7 @@ class ShardStore:
             remove(self._spool_path(shard))
 
     def adopt(self, prepared: Sequence[ShardReport]) -> list[ShardReport]:
-        """Give prepared shards their final names, durably: all of them, or none. They exist once the journal has them.
+        """Give prepared shards their final names, durably. They exist once the journal has them.
 
         Raises:
             OutputError: the disk or the store refuses, or what was prepared is not there.
@@ -146,6 +150,10 @@ class ShardStore:
         assert all(report.attempt for report in prepared), "or the folder of all attempts would be taken for one"
         self.landing.adopt(prepared)
         return [dataclasses.replace(report, attempt="") for report in prepared]
+
+    def hurry(self) -> None:
+        """Give up what is waiting for a store that does not answer. Any thread may say so."""
+        self.landing.hurry()
 
     def discard(self, prepared: ShardReport) -> None:
         """Delete a prepared shard that nobody needs: another attempt at it was adopted."""
@@ -240,7 +248,7 @@ class OpenShard:
 
         A store that only prepares leaves it under a name of its own; the report says which (`ShardReport.attempt`).
 
-        After an error nothing of the shard is left under the final names, and commit may be called again.
+        After an error nothing of the shard counts, and commit may be called again.
 
         Args:
             rows: how many the shard must have by now, where the caller knows.

@@ -86,6 +86,10 @@ class StagedList:
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[pq.ParquetFile]:
+        if "://" not in self.spec.path:
+            with pq.ParquetFile(self.spec.path) as table:
+                yield table
+            return
         system, path = fsspec.core.url_to_fs(self.spec.path)
         with system.open(path, "rb") as file, pq.ParquetFile(file) as table:
             yield table
