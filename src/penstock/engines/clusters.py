@@ -172,7 +172,7 @@ class ClusterEngine:
                 parts=job.parts,
             )
             with contextlib.closing(self._choice.connect(job.config)) as cluster:
-                return run_on(cluster, task, job.store(), Lots(shards, plan.committed), watch)
+                return run_on(cluster, task, job.store(), Lots(shards, plan.committed, plan.shard_size), watch)
         finally:
             _remove_staged(job.folder)
 

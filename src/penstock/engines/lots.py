@@ -11,6 +11,10 @@ __all__ = ["Lot", "Lots"]
 MOST = 64
 """Shards of a lot at most: what a task returns stays small, and a cluster that grows finds work to do."""
 
+LEAST_ROWS = 1000
+"""Rows of a lot at least, while there are enough for all: a lane begins with two requests at a time and ends with none, which
+costs it half a second, as long as 50 rows take (measured on two cores: 500 rows took 4.5 s in place of 4.0)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Lot:
@@ -38,9 +42,11 @@ class Lots:
     Args:
         shards: all of them.
         committed: those that are there; the number of them is ``len(committed)``.
+        shard_size: rows of each.
     """
 
-    def __init__(self, shards: range, committed: Container[int]) -> None:
+    def __init__(self, shards: range, committed: Container[int], shard_size: int = LEAST_ROWS) -> None:
+        self._least = min(MOST, max(1, LEAST_ROWS // shard_size))
         self._shards = shards
         self._committed = committed
         self._next = shards.start
@@ -53,7 +59,8 @@ class Lots:
         while self._next < self._shards.stop and self._next in self._committed:
             self._next += 1
         first = self._next
-        size = min(MOST, max(1, (self._shards.stop - first) // (2 * max(1, slots))))
+        left, slots = self._shards.stop - first, max(1, slots)
+        size = min(MOST, max(left // (2 * slots), min(self._least, -(-left // slots))))
         while self._next < min(self._shards.stop, first + size) and self._next not in self._committed:
             self._next += 1
         return Lot(first, self._next) if self._next > first else None
