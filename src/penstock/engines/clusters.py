@@ -170,6 +170,7 @@ class ClusterEngine:
                 cores=cores_of(job.config),
                 kept_schema=job.kept_schema,
                 parts=job.parts,
+                owner=job.owner,
             )
             with contextlib.closing(self._choice.connect(job.config)) as cluster:
                 return run_on(cluster, task, job.store(), Lots(shards, plan.committed, plan.shard_size), watch)

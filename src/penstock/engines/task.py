@@ -62,6 +62,8 @@ class Task:
     """Of the worker, that the task has for itself."""
     kept_schema: Any
     parts: tuple[str, ...]
+    owner: str = ""
+    """Of the output, where that is a store; see `penstock.sink.shards.ShardStore`."""
     isolated: bool = False
     """Workers have died over this shard: decode in processes, if that is allowed, so that only the row dies."""
 
@@ -114,6 +116,7 @@ def _run(task: Task, line: Line) -> Finished:
             parts=task.parts,
             work_folder=work,
             prepares=True,
+            owner=task.owner,
         )
         done = dict.fromkeys(caller.done, "")
         placed = _placed(task) if isinstance(folder, Path) else _placed_from(folder, task)

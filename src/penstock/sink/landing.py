@@ -152,13 +152,18 @@ class Bucket:
         with objects.storing(self._root):
             if not prepare:
                 self._remove_other_members([path.name for path in paths if path.is_dir()], _members(paths))
-            check = (lambda: None) if prepare else self._check_owner
             objects.put(
-                [(path, attempt + name) for path, name in _files(paths)], self._root, check=check, hurry=self._hurry
+                [(path, attempt + name) for path, name in _files(paths)],
+                self._root,
+                check=self._check_owner,
+                hurry=self._hurry,
             )
 
     def _check_owner(self) -> None:
-        """A run that was not heard of for a while may have been taken over; its files would replace committed ones."""
+        """A run that was not heard of for a while may have been taken over: its files would replace committed ones.
+
+        And what a worker prepares for a run that has ended, nobody would adopt or delete.
+        """
         if self._owner and self._owner.encode() not in (objects.read(self._root, LOCK) or b""):
             raise OutputRefusedError(
                 f"another run has gone on in {self._root}, since nothing was heard of this one for a while; leave it to that one"
