@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from penstock.errors import OutputRefusedError
 from penstock.folder.base import DUPLICATES, HIDDEN, REPORT, STAGED, json_line, refusal_of_foreign
 from penstock.folder.journal import CLEARED, replay_segments, segment_name
 from penstock.folder.lease import Lease
@@ -34,6 +33,7 @@ from penstock.ledger import Ledger
 from penstock.records import ShardReport
 from penstock.sink import objects
 from penstock.sink.disk import writing
+from penstock.sink.landing import refusal_of_overtaken
 from penstock.sink.private import private_folder
 
 if TYPE_CHECKING:
@@ -97,9 +97,7 @@ class OutputBucket:
                 b"".join(map(json_line, lines)), self.root, segment_name(self._segments)
             )
         if not mine:
-            raise OutputRefusedError(
-                f"another run has gone on in {self.root}, since nothing was heard of this one for a while; leave it to that one"
-            )
+            raise refusal_of_overtaken(self.root)
         self._segments += 1
 
     def check_writable(self) -> None:

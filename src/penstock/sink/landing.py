@@ -30,11 +30,18 @@ from penstock.sink.names import shards_in
 if TYPE_CHECKING:
     from upath import UPath
 
-__all__ = ["LOCK", "SCRATCH", "Bucket", "Disk", "Landing"]
+__all__ = ["LOCK", "SCRATCH", "Bucket", "Disk", "Landing", "refusal_of_overtaken"]
 
 SCRATCH = ".penstock/tmp"
 LOCK = ".penstock/lock"
 """In a store: says which run works there."""
+
+
+def refusal_of_overtaken(root: UPath) -> OutputRefusedError:
+    """For a run in a store that others took for dead."""
+    return OutputRefusedError(
+        f"another run has gone on in {root}, since nothing was heard of this one for a while; leave it to that one"
+    )
 
 
 class Landing(Protocol):
@@ -165,9 +172,7 @@ class Bucket:
         And what a worker prepares for a run that has ended, nobody would adopt or delete.
         """
         if self._owner and self._owner.encode() not in (objects.read(self._root, LOCK) or b""):
-            raise OutputRefusedError(
-                f"another run has gone on in {self._root}, since nothing was heard of this one for a while; leave it to that one"
-            )
+            raise refusal_of_overtaken(self._root)
 
     def hurry(self) -> None:
         """See `Landing.hurry`."""
@@ -187,9 +192,9 @@ class Bucket:
         attempt = f"{SCRATCH}/{report.attempt}"
         for file in report.files:
             if file.name.endswith("/"):
-                if objects.size_below(self._root, f"{attempt}/{file.name[:-1]}") != file.size:
+                members = objects.sizes_below(self._root, f"{attempt}/{file.name[:-1]}")
+                if sum(members.values()) != file.size:
                     raise OutputError(f"{self._root}/{attempt}/{file.name} is not what was prepared; run again")
-                members = objects.names_below(self._root, f"{attempt}/{file.name[:-1]}")
                 yield from ((member, member.removeprefix(f"{attempt}/")) for member in members)
             else:
                 yield f"{attempt}/{file.name}", file.name
@@ -197,6 +202,7 @@ class Bucket:
     def _remove_other_members(self, folders: list[str], members: Collection[str]) -> None:
         """Of leftovers: an object that is replaced goes by itself, but members that the shard will not have would stay."""
         for folder in folders:
+            self._check_owner()
             there = objects.names_below(self._root, folder)
             objects.remove([name for name in there if name not in members], self._root)
 

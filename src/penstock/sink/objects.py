@@ -30,7 +30,7 @@ __all__ = [
     "read_several",
     "remove",
     "remove_below",
-    "size_below",
+    "sizes_below",
     "storing",
     "write",
 ]
@@ -229,18 +229,16 @@ def remove_below(root: UPath, name: str) -> None:
     remove(names_below(root, name), root)
 
 
-def size_below(root: UPath, name: str) -> int:
-    """Bytes of all objects whose names begin with this and a slash."""
+def sizes_below(root: UPath, name: str) -> dict[str, int]:
+    """Bytes of all objects below one, by their names relative to the root."""
     root.fs.invalidate_cache()
     found = _patiently(lambda: root.fs.find(_key(root, name), detail=True))
-    return sum(int(entry["size"]) for entry in found.values())
+    return {key.removeprefix(_key(root, "")): int(entry["size"]) for key, entry in found.items()}
 
 
 def names_below(root: UPath, name: str) -> list[str]:
     """Names, relative to the root and sorted, of all objects below one."""
-    root.fs.invalidate_cache()
-    found: list[str] = _patiently(lambda: root.fs.find(_key(root, name)))
-    return sorted(key.removeprefix(_key(root, "")) for key in found)
+    return sorted(sizes_below(root, name))
 
 
 def listed(root: UPath) -> list[tuple[str, bool]]:
