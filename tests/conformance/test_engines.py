@@ -112,7 +112,7 @@ def test_shards_are_those_of_a_local_run(engine: dict[str, Any], form: str, tabl
     assert report.finished
 
 
-@pytest.mark.parametrize("engine", ENGINES, indirect=True)
+@pytest.mark.parametrize("engine", ENGINES[1:], indirect=True)  # the local one: tests/run/test_store.py
 @pytest.mark.slow
 @pytest.mark.leaks_ok("the store's client keeps its thread and its connections")
 def test_object_store(engine: dict[str, Any], urls: list[str], store: Store, tmp_path: Path) -> None:

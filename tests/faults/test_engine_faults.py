@@ -317,7 +317,9 @@ def address_of(engine: str) -> Iterator[str]:
             yield ray.get_runtime_context().gcs_address
 
 
-@pytest.mark.parametrize("engine", ["ray", "dask"])
+@pytest.mark.parametrize(
+    ("engine", "out"), [("ray", "folder"), ("dask", "folder"), ("dask", "store")], indirect=["out"]
+)
 def test_killed_driver(engine: str, table: Path, out: Output, expected: dict[str, str]) -> None:
     """SIGKILL of the driver, again and again: the same command goes on, whatever the orphaned lanes still do."""
     options = ["--allow-network", "127.0.0.0/8", "--size", "32", "--per-host", "64", "--shard-size", "10"]
