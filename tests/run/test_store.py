@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import fsspec
 import pytest
 from invariants import assert_finished, assert_journal_is_true, digests
 
@@ -243,6 +244,16 @@ def test_overtaken_run_touches_nothing(urls: list[str], out: str) -> None:
             shard.commit(rows=1)
         shard.close()
     assert objects.names_below(root_of(out), "") == [".penstock/lock"]
+
+
+def test_whole_bucket(urls: list[str], store: Store, tmp_path: Path) -> None:
+    """The output may be all that a bucket holds."""
+    out = "s3://penstock-tests-whole"
+    fsspec.filesystem("s3").mkdir(out)
+    penstock.run(urls[:16], out, **OPTIONS)
+    assert penstock.verify(out) == []
+    assert penstock.run(urls[:16], out, **OPTIONS).verdict.startswith("nothing to do")
+    assert_finished(download(out, tmp_path / "copy"), rows=16, written=15)
 
 
 def test_memory_is_not_shared(listed: Path) -> None:

@@ -73,7 +73,7 @@ class Lease:
         self._thread.join()
         with contextlib.suppress(Exception):  # whoever comes next finds that this process is gone
             if self.held and self._is_mine():
-                self._root.fs.rm_file(f"{self._root.path}/{LOCK}")
+                self._root.fs.rm_file(objects.key_of(self._root, LOCK))
 
     def _taken(self) -> bool:
         there = objects.read(self._root, LOCK)
@@ -119,10 +119,10 @@ class Lease:
             with contextlib.suppress(Exception):
                 self.held = self._is_mine()
                 if self.held:
-                    self._root.fs.pipe_file(f"{self._root.path}/{LOCK}", self._sign())
+                    self._root.fs.pipe_file(objects.key_of(self._root, LOCK), self._sign())
 
     def _is_mine(self) -> bool:
-        return _owner(self._root.fs.cat_file(f"{self._root.path}/{LOCK}")).get("token") == self._token
+        return _owner(self._root.fs.cat_file(objects.key_of(self._root, LOCK))).get("token") == self._token
 
 
 def _here() -> str:

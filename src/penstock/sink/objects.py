@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "copy",
     "create",
+    "key_of",
     "listed",
     "names_below",
     "put",
@@ -127,7 +128,7 @@ def put(
         hurry: is set when nobody wants to wait any longer.
     """
     pairs = list(files)
-    sources, targets = [str(path) for path, _ in pairs], [_key(root, name) for _, name in pairs]
+    sources, targets = [str(path) for path, _ in pairs], [key_of(root, name) for _, name in pairs]
 
     def upload() -> None:
         check()
@@ -147,7 +148,7 @@ def copy(names: Iterable[tuple[str, str]], root: UPath, *, check: Callable[[], N
     Raises:
         FileNotFoundError: one is not there.
     """
-    pairs = [(_key(root, source), _key(root, target)) for source, target in names]
+    pairs = [(key_of(root, source), key_of(root, target)) for source, target in names]
     sources, targets = [source for source, _ in pairs], [target for _, target in pairs]
 
     def copied() -> None:
@@ -166,7 +167,7 @@ def copy(names: Iterable[tuple[str, str]], root: UPath, *, check: Callable[[], N
 
 def write(data: bytes, root: UPath, name: str) -> None:
     """Make or replace an object."""
-    _patiently(lambda: root.fs.pipe_file(_key(root, name), data))
+    _patiently(lambda: root.fs.pipe_file(key_of(root, name), data))
 
 
 def create(data: bytes, root: UPath, name: str) -> bool:
@@ -177,7 +178,7 @@ def create(data: bytes, root: UPath, name: str) -> bool:
 
     def made() -> bool:
         try:
-            root.fs.pipe_file(_key(root, name), data, mode="create")
+            root.fs.pipe_file(key_of(root, name), data, mode="create")
         except Exception:  # clients differ in how they say that it is there
             there = _content(root, name)
             if there is None:
@@ -195,7 +196,7 @@ def read(root: UPath, name: str) -> bytes | None:
 
 def _content(root: UPath, name: str) -> bytes | None:
     try:
-        data: bytes = root.fs.cat_file(_key(root, name))
+        data: bytes = root.fs.cat_file(key_of(root, name))
     except FileNotFoundError:
         return None
     return data
@@ -207,14 +208,14 @@ def read_several(names: Sequence[str], root: UPath) -> list[bytes]:
     Raises:
         FileNotFoundError: one is not there.
     """
-    keys = [_key(root, name) for name in names]
+    keys = [key_of(root, name) for name in names]
     contents: dict[str, bytes] = _patiently(lambda: root.fs.cat(keys))
     return [contents[key] for key in keys]
 
 
 def remove(names: Sequence[str], root: UPath) -> None:
     """Delete objects; one that is not there is no error."""
-    keys = [_key(root, name) for name in names]
+    keys = [key_of(root, name) for name in names]
     if len(keys) > FEW:
         with contextlib.suppress(FileNotFoundError):  # some clients stop there
             _patiently(lambda: root.fs.rm(keys))
@@ -232,8 +233,8 @@ def remove_below(root: UPath, name: str) -> None:
 def sizes_below(root: UPath, name: str) -> dict[str, int]:
     """Bytes of all objects below one, by their names relative to the root."""
     root.fs.invalidate_cache()
-    found = _patiently(lambda: root.fs.find(_key(root, name), detail=True))
-    return {key.removeprefix(_key(root, "")): int(entry["size"]) for key, entry in found.items()}
+    found = _patiently(lambda: root.fs.find(key_of(root, name), detail=True))
+    return {key.removeprefix(key_of(root, "")): int(entry["size"]) for key, entry in found.items()}
 
 
 def names_below(root: UPath, name: str) -> list[str]:
@@ -249,8 +250,11 @@ def listed(root: UPath) -> list[tuple[str, bool]]:
     except FileNotFoundError:
         return []
     entries = [(entry["name"].rstrip("/"), entry["type"] == "directory") for entry in found]
-    return sorted((key.removeprefix(_key(root, "")), is_folder) for key, is_folder in entries if key != root.path)
+    return sorted(
+        (key.removeprefix(key_of(root, "")), is_folder) for key, is_folder in entries if key != root.path.rstrip("/")
+    )
 
 
-def _key(root: UPath, name: str) -> str:
-    return f"{root.path}/{name}"
+def key_of(root: UPath, name: str) -> str:
+    """What the file system of the store calls an object; the root may be a whole bucket, with a slash behind it."""
+    return f"{root.path.rstrip('/')}/{name}"
