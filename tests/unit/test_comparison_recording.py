@@ -28,7 +28,8 @@ from penstock.testing.behaviours import SILENCE, Behaviours
 from penstock.testing.server import ImageServer
 
 LATENCY = 0.3
-RATE = 20_000
+RATE = 2_000
+"""Bytes a second: the body takes over a second, longer than a busy machine holds up the head of an answer."""
 EARLY = 0.002
 """Seconds that a wait of the server may be too short: uvloop rounds a delay, and the time it starts at, to milliseconds."""
 
