@@ -252,9 +252,8 @@ class Run(Watch):
             owner=self._folder.owner,
         )
         if ledger.manifest is None:
-            job.store().sweep(
-                ()
-            )  # what an earlier run left that was overwritten; before this one begins, or it would stay
+            # What a run left that was overwritten goes before this one begins: afterwards nobody would look for it.
+            job.store().sweep(())
             self._folder.append(run_entry(manifest))
             ledger.manifest = manifest
         self._ledger = ledger

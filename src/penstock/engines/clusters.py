@@ -15,7 +15,7 @@ from penstock.engines.driver import Cluster, run_on
 from penstock.engines.lots import Lots
 from penstock.engines.task import Task
 from penstock.engines.work import Job, Summary, Watch
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, OutputError
 from penstock.folder import STAGED
 from penstock.image.work import Steps
 from penstock.location import Location
@@ -212,7 +212,8 @@ def _remove_staged(folder: Location) -> None:
         with writing(folder):
             remove(folder / STAGED)
     else:
-        with objects.storing(folder):
+        # What is left there is replaced by the next list; an error here would hide the one that ends the run.
+        with contextlib.suppress(OutputError), objects.storing(folder):
             objects.remove([STAGED], folder)
 
 
