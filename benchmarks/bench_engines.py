@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ from bench_stream import Results, aim, cpu, median, rate, say, spread, turned
 from engine_contenders import CONTENDERS
 from engines.job import SHARD, WARM_ROWS, Figures
 from measure import measure
+from pages import fill
 
 from penstock.report.machine import machine_facts
 from penstock.testing.images import make_images
@@ -35,8 +35,6 @@ from penstock.testing.server import ImageServer
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results/engines.json"
-PAGE = HERE.parent / "docs/benchmarks.md"
-BLOCK = re.compile(r"(<!-- generated: engines -->\n).*?(<!-- end of engines -->)", re.DOTALL)
 
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "DAFT_ANALYTICS_ENABLED": "0", "DO_NOT_TRACK": "1", "SCARF_NO_ANALYTICS": "1"}
 """Nobody is told that this was run."""
@@ -144,19 +142,7 @@ def together(earlier: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
 
 def render(*, check: bool) -> int:
     """Fill the block of the page; with `check` only say whether it is stale."""
-    page = PAGE.read_text(encoding="utf-8")
-    table = block(json.loads(RESULTS.read_text(encoding="utf-8")))
-    filled, blocks = BLOCK.subn(lambda found: f"{found[1]}\n{table}\n\n{found[2]}", page)
-    if blocks != 1:
-        print(f"{PAGE} has {blocks} blocks for the table, where one belongs", file=sys.stderr)
-        return 1
-    if filled == page:
-        return 0
-    if check:
-        print(f"{PAGE} is stale; run python {Path(__file__).name} render", file=sys.stderr)
-        return 1
-    PAGE.write_text(filled, encoding="utf-8")
-    return 0
+    return fill("engines", block(json.loads(RESULTS.read_text(encoding="utf-8"))), check=check)
 
 
 def block(stored: dict[str, Any]) -> str:

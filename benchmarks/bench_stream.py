@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import statistics
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from typing import Any
 
 from loaders.job import BATCH, CONNECTIONS
 from measure import measure
+from pages import fill
 from stream_contenders import CONTENDERS, STEP_BATCHES, Figures
 
 from penstock.crew.allocator import ALLOCATOR_VARIABLES
@@ -35,8 +35,6 @@ from penstock.testing.server import ImageServer
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results/stream.json"
-PAGE = HERE.parent / "docs/benchmarks.md"
-BLOCK = re.compile(r"(<!-- generated: stream -->\n).*?(<!-- end of stream -->)", re.DOTALL)
 
 LAPS = 4
 """Batches of each worker at the least, where workers make whole ones: the first and the last are not counted."""
@@ -205,19 +203,7 @@ def best(speed: Results, family: str) -> str:
 
 def render(*, check: bool) -> int:
     """Fill the block of the page; with `check` only say whether it is stale."""
-    page = PAGE.read_text(encoding="utf-8")
-    table = block(json.loads(RESULTS.read_text(encoding="utf-8")))
-    filled, blocks = BLOCK.subn(lambda found: f"{found[1]}\n{table}\n\n{found[2]}", page)
-    if blocks != 1:
-        print(f"{PAGE} has {blocks} blocks for the table, where one belongs", file=sys.stderr)
-        return 1
-    if filled == page:
-        return 0
-    if check:
-        print(f"{PAGE} is stale; run python {Path(__file__).name} render", file=sys.stderr)
-        return 1
-    PAGE.write_text(filled, encoding="utf-8")
-    return 0
+    return fill("stream", block(json.loads(RESULTS.read_text(encoding="utf-8"))), check=check)
 
 
 def block(stored: dict[str, Any]) -> str:
